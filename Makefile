@@ -1,0 +1,59 @@
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL ?= deepfm
+DATA := examples/movielens/data
+CONFIG := examples/movielens/$(MODEL).config
+RUN := examples/movielens/runs/$(MODEL)
+PLUGINS := $(wildcard plugins/tzrec-*)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# One pin file per tested stack; a machine with an NVIDIA driver gets the CUDA builds.
+STACK := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
+SHIM := $(if $(filter cpu,$(STACK)),./constraints/fbgemm-gpu-cpu-shim)
+
+.PHONY: setup demo test test-slow check bench protos registry clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints/$(STACK).txt $(wildcard constraints/fbgemm-gpu-cpu-shim/*.toml) $(wildcard plugins/*/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip "setuptools>=77" wheel
+	$(BIN)/python -m pip install -q -c constraints/$(STACK).txt --no-build-isolation $(SHIM) -e ".[dev,demo]" $(addprefix -e ./,$(PLUGINS))
+	$(BIN)/python -m pip check
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/movielens/demo.py --model $(MODEL)
+
+test: setup
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+check: setup .venv-protos/.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	.venv-protos/bin/python scripts/protos.py --check
+	$(BIN)/python scripts/registry_json.py --check
+
+bench: setup
+	$(BIN)/python benchmarks/cli_start.py
+
+protos: .venv-protos/.done
+	.venv-protos/bin/python scripts/protos.py
+
+registry: setup
+	$(BIN)/python scripts/registry_json.py
+
+# grpcio-tools wants an older protobuf than the runtime we use, so it lives alone.
+.venv-protos/.done:
+	$(PYTHON) -m venv .venv-protos
+	.venv-protos/bin/python -m pip install -q grpcio-tools==1.76.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-protos examples/movielens/data examples/movielens/runs
