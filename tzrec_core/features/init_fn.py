@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from tzrec_core.errors import ConfigError, did_you_mean
 
 _PREFIX = "nn.init."
-_NAMES = sorted(
-    _PREFIX + name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")
-)
+_NAMES = sorted(_PREFIX + name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_"))
 
 
 def parse_init_fn(spec: str) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,6 @@
+"""Features: what a model reads, from columns to ids and numbers."""
+
+from tzrec_core.features.create import create_features
+from tzrec_core.features.feature import BaseFeature
+
+__all__ = ["BaseFeature", "create_features"]
