@@ -336,7 +336,7 @@ class CountingReader(BaseReader):
     num_units = 2
 
     def read(self, unit):
-        yield RowBlock.of(f"{self._paths}{unit}", 0, pa.record_batch({"item": [unit, unit]}))
+        yield RowBlock.of(f"{self.name}{unit}", 0, pa.record_batch({"item": [unit, unit]}))
 
 
 def test_a_plugin_reader_is_found_by_the_type_of_its_settings():

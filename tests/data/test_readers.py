@@ -355,3 +355,25 @@ def test_input_fields_str_is_parsed_and_its_mistakes_are_named():
             declared_types(data_config(f"input_fields_str: '{text}'"))
     with pytest.raises(ConfigError, match="keep one"):
         declared_types(data_config("input_fields_str: 'a:INT64' input_fields { input_name: 'b' }"))
+
+
+def test_tables_in_memory_are_read_like_files() -> None:
+    import polars as pl
+
+    from tzrec_core.data.readers.table import TableReader
+
+    table = pa.table({"a": pa.chunked_array([[1, 2], [3]]), "b": ["x", "y", "z"]})
+    for data in (table, table.combine_chunks().to_batches()[0], pl.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})):
+        reader = TableReader(data, batch_size=2, columns=["b", "a"])
+        blocks = [block.table.to_pydict() for block in reader]
+        assert blocks == [{"b": ["x", "y"], "a": [1, 2]}, {"b": ["z"], "a": [3]}]
+        assert (reader.num_rows, reader.schema.names) == (3, ["b", "a"])
+
+
+def test_what_is_no_table_is_refused() -> None:
+    from tzrec_core.data.readers.table import TableReader
+
+    with pytest.raises(DataError, match="list is not a table: give a path, a pyarrow Table"):
+        TableReader([1], batch_size=2)
+    with pytest.raises(DataError, match="table in memory"):
+        TableReader(pa.table({"a": [1]}), batch_size=2, columns=["b"])

@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -16,6 +18,7 @@ from tzrec_core.data.batch import Batch
 from tzrec_core.data.parser import DataParser
 from tzrec_core.data.readers import BaseReader, RowBlock, rebatch
 from tzrec_core.data.readers.columns import check_columns
+from tzrec_core.data.readers.table import TableReader
 from tzrec_core.errors import ConfigError, DataError, TzrecError
 from tzrec_core.features import BaseFeature
 from tzrec_core.plugins import ReaderSpec, registry
@@ -40,7 +43,7 @@ _CSV_ONLY = ("delimiter", "with_header")
 def create_dataloader(
     data_config: DataConfig,
     features: Sequence[BaseFeature],
-    input_path: str,
+    input_path: Any,
     *,
     mode: str = "train",
     reserved_columns: Sequence[str] = (),
@@ -80,9 +83,12 @@ def create_dataloader(
         wanted = list(dict.fromkeys([*parser.input_columns, *reserved_columns]))
     is_eval = mode == "eval" and data_config.HasField("eval_batch_size")
     batch_size = data_config.eval_batch_size if is_eval else data_config.batch_size
-    reader = reader_class(data_config)(input_path, batch_size=batch_size, columns=wanted, data_config=data_config)
+    if isinstance(input_path, Path):
+        input_path = str(input_path)
+    cls = reader_class(data_config) if isinstance(input_path, str) else TableReader
+    reader = cls(input_path, batch_size=batch_size, columns=wanted, data_config=data_config)
     if wanted is None:
-        check_columns(input_path, reader.schema.names, parser.input_columns)
+        check_columns(reader.name, reader.schema.names, parser.input_columns)
         reserved_columns = reader.schema.names
     is_shuffled = mode == "train" and data_config.shuffle
     return BatchLoader(

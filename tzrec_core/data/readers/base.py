@@ -37,6 +37,8 @@ class BaseReader(ABC):
         ConfigError: `data_config` does not fit the reader.
     """
 
+    #: What messages call the source: what the user wrote.
+    name: str
     #: True when the rows live in this process's memory, where worker processes cannot see them.
     in_memory: bool = False
 
@@ -50,7 +52,7 @@ class BaseReader(ABC):
     ) -> None:
         assert batch_size > 0
         self.batch_size = batch_size
-        self._paths = paths
+        self.name = paths
         self._columns = None if columns is None else list(columns)
         self._data_config = DataConfig() if data_config is None else data_config
         self._worker_index, self._num_workers = 0, 1
