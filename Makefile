@@ -24,8 +24,27 @@ $(VENV)/.done: pyproject.toml constraints/$(STACK).txt $(wildcard constraints/fb
 	$(BIN)/python -m pip check
 	touch $@
 
-demo: setup
-	$(BIN)/python examples/movielens/demo.py --model $(MODEL)
+# A second run skips what is done: each step leaves a file behind.
+demo: setup $(DATA)/baseline.json $(RUN)/predictions
+	$(BIN)/python examples/movielens/report.py --model-dir $(RUN) --predictions $(RUN)/predictions --baseline $(DATA)/baseline.json
+
+$(DATA)/prepared.json: examples/movielens/prepare.py | setup
+	$(BIN)/python examples/movielens/prepare.py --out $(DATA)
+
+$(DATA)/baseline.json: $(DATA)/prepared.json examples/movielens/baselines.py
+	$(BIN)/python examples/movielens/baselines.py --data $(DATA) --out $@
+
+$(RUN)/.trained: $(CONFIG) $(DATA)/prepared.json
+	rm -rf $(RUN)
+	$(BIN)/tzrec train $(CONFIG)
+	touch $@
+
+$(RUN)/.evaluated: $(RUN)/.trained
+	$(BIN)/tzrec eval $(CONFIG)
+	touch $@
+
+$(RUN)/predictions: $(RUN)/.evaluated
+	$(BIN)/tzrec predict $(CONFIG) --input $(DATA)/eval.parquet --output $@ --reserved-columns user_id,item_id,label --overwrite
 
 test: setup
 	$(PYTEST) -m "not slow"
