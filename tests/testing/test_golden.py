@@ -67,9 +67,7 @@ def test_a_right_model_passes():
 
 
 def test_a_wrong_prediction_names_block_tensor_place_and_both_values():
-    with pytest.raises(
-        AssertionError, match=r"wide_and_deep eval predictions 'logits': worst at \[\d\]: is .* but"
-    ):
+    with pytest.raises(AssertionError, match=r"wide_and_deep eval predictions 'logits': worst at \[\d\]: is .* but"):
         assert_model_golden(GOLDEN, lambda: HandMadeWideAndDeep(scale=1.01))
 
 
@@ -138,9 +136,7 @@ def test_unset_auc_thresholds_become_200_and_others_stay(written, expected):
 def test_batch_keeps_every_part_of_the_json():
     batch = golden_batch(
         {
-            "sparse": {
-                "__BASE__": {"a": {"lengths": [1, 2], "values": [4, 5, 6], "weights": [1.0, 2.0, 3.0]}}
-            },
+            "sparse": {"__BASE__": {"a": {"lengths": [1, 2], "values": [4, 5, 6], "weights": [1.0, 2.0, 3.0]}}},
             "sequence_dense": {"p": {"lengths": [0, 1], "values": [[1.0, 2.0]]}},
             "sequence_mulval_lengths": {"__BASE__": {"m": {"key_lengths": [2, 0], "seq_lengths": [1, 1]}}},
             "jagged_labels": {"y": {"dtype": "int64", "lengths": [1, 1], "values": [3, 4]}},
@@ -158,8 +154,6 @@ def test_batch_keeps_every_part_of_the_json():
 
 def test_nan_written_as_a_word_is_a_number_and_equals_itself():
     assert to_tensor("nan").isnan()
-    assert_close(
-        torch.tensor([float("nan"), 1.0]), {"shape": [2], "dtype": "float32", "values": ["nan", 1.0]}, "x"
-    )
+    assert_close(torch.tensor([float("nan"), 1.0]), {"shape": [2], "dtype": "float32", "values": ["nan", 1.0]}, "x")
     with pytest.raises(AssertionError, match=r"worst at \[1\]: is nan, but should be 1"):
         assert_close(torch.tensor([0.0, float("nan")]), [0.0, 1.0], "x")

@@ -90,9 +90,7 @@ def golden_batch(batch: Mapping[str, Any], features: Sequence[BaseFeature] = ())
         },
         sequence_dense_features={
             name: JaggedTensor(
-                torch.tensor(_numbers(column["values"]), dtype=torch.float32).reshape(
-                    -1, _width(name, column, widths)
-                ),
+                torch.tensor(_numbers(column["values"]), dtype=torch.float32).reshape(-1, _width(name, column, widths)),
                 lengths=torch.tensor(column["lengths"], dtype=torch.int64),
             )
             for name, column in batch.get("sequence_dense", {}).items()
@@ -102,9 +100,7 @@ def golden_batch(batch: Mapping[str, Any], features: Sequence[BaseFeature] = ())
             name: JaggedTensor(to_tensor(label), lengths=torch.tensor(label["lengths"], dtype=torch.int64))
             for name, label in batch.get("jagged_labels", {}).items()
         },
-        sample_weights={
-            name: to_tensor(weight).float() for name, weight in batch.get("sample_weights", {}).items()
-        },
+        sample_weights={name: to_tensor(weight).float() for name, weight in batch.get("sample_weights", {}).items()},
         additional_infos={name: to_tensor(info) for name, info in batch.get("additional_infos", {}).items()},
     )
 
@@ -164,9 +160,7 @@ def assert_golden_parameters(module: nn.Module, golden: Golden) -> None:
     where = golden["name"]
     missing = sorted(set(expected) - set(actual))
     extra = sorted(set(actual) - set(expected))
-    assert not missing and not extra, (
-        f"{where}: parameters are missing: {missing}; parameters are too many: {extra}"
-    )
+    assert not missing and not extra, f"{where}: parameters are missing: {missing}; parameters are too many: {extra}"
     for position, (want, got) in enumerate(zip(expected, actual, strict=True)):
         assert want == got, f"{where}: parameter {position} is {got}, but should be {want}"
 
@@ -198,13 +192,9 @@ def assert_close(actual: Any, expected: Any, where: str, *, rtol: float = _RTOL,
     )
 
 
-def assert_tensors(
-    actual: Mapping[str, Any], expected: Mapping[str, Any], where: str, **tolerance: float
-) -> None:
+def assert_tensors(actual: Mapping[str, Any], expected: Mapping[str, Any], where: str, **tolerance: float) -> None:
     """Two dicts of tensors or numbers have the same keys and agree."""
-    assert sorted(actual) == sorted(expected), (
-        f"{where}: keys are {sorted(actual)}, but should be {sorted(expected)}"
-    )
+    assert sorted(actual) == sorted(expected), f"{where}: keys are {sorted(actual)}, but should be {sorted(expected)}"
     for key, value in expected.items():
         assert_close(actual[key], value, f"{where} {key!r}", **tolerance)
 

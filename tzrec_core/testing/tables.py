@@ -1,0 +1,230 @@
+"""Example tables: Parquet files that a config reads, with labels that can be learnt from them."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tzrec_core.config import spec_of
+from tzrec_core.errors import ConfigError
+from tzrec_core.features import BaseFeature, create_features
+from tzrec_core.plugins import LossSpec, Output
+from tzrec_core.protos import data_pb2
+
+_MAX_DISTINCT = 20  # of ids and words in a column: each comes often enough to be learnt
+_MAX_STEPS = 5
+_NULL_SHARE = 0.05
+
+
+def write_example_tables(config: Any, folder: str | Path, *, num_rows: int = 512, seed: int = 0) -> dict[str, Path]:
+    """Write the Parquet tables that a config trains and evaluates on.
+
+    Every column that a feature reads is there, encoded for FG_NONE and raw for FG_NORMAL, with nulls and empty rows
+    among its values. The label follows from the columns, up to some noise.
+
+    Args:
+        config: an EasyRecConfig; its input paths are taken relative to `folder`.
+        folder: where the tables go.
+        num_rows: rows of each table; > 0.
+        seed: equal seeds give equal tables.
+
+    Returns:
+        the files, by the config's fields `train_input_path` and `eval_input_path`.
+
+    Raises:
+        ConfigError: the config does not read one Parquet file for each, or its features are wrong.
+    """
+    features = create_features(config.feature_configs, config.data_config)
+    written = {}
+    for number, field in enumerate(("train_input_path", "eval_input_path")):
+        path = _file(config, field, Path(folder))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng((seed, number))
+        pq.write_table(_table(config, features, num_rows, seed, rng), path)
+        written[field] = path
+    return written
+
+
+def _file(config: Any, field: str, folder: Path) -> Path:
+    path: str = getattr(config, field)
+    if config.data_config.dataset_type != data_pb2.ParquetDataset or not path.endswith(".parquet"):
+        raise ConfigError(f"{field} = {path!r}: example tables are Parquet files; name one, such as 'train.parquet'")
+    if Path(path).is_absolute() or any(sign in path for sign in "*?[,"):
+        raise ConfigError(f"{field} = {path!r}: name one file, relative to the folder of the example")
+    return folder / path
+
+
+def _table(
+    config: Any, features: Sequence[BaseFeature], num_rows: int, seed: int, rng: np.random.Generator
+) -> pa.Table:
+    columns: dict[str, pa.Array] = {}
+    score = np.zeros(num_rows)
+    steps: dict[str, np.ndarray] = {}
+    for feature in sorted(features, key=_how_strict):
+        for name in feature.inputs:
+            if name in columns:  # two features of one column
+                continue
+            if feature.is_sequence:
+                longest = min(feature.sequence_length or _MAX_STEPS, _MAX_STEPS)
+                drawn = rng.integers(0, longest + 1, num_rows)
+                num_steps = steps.setdefault(feature.sequence_name or name, drawn)
+                per_row = _draw_cells(feature, int(num_steps.sum()), (seed, zlib.crc32(name.encode())), rng)
+                columns[name] = _sequence_column(feature, per_row, num_steps, rng)
+                owner = np.repeat(np.arange(num_rows), num_steps)
+                effects = np.bincount(owner, per_row.effects, num_rows) / np.maximum(num_steps, 1)
+            else:
+                per_row = _draw_cells(feature, num_rows, (seed, zlib.crc32(name.encode())), rng)
+                is_null = rng.random(num_rows) < _NULL_SHARE
+                cells = [None if null else cell for cell, null in zip(per_row.cells, is_null)]
+                columns[name] = _column(feature, cells)
+                effects = np.where(is_null, 0.0, per_row.effects)
+            score += effects
+    for name in config.data_config.label_fields:
+        columns[name] = _label(config.model_config, score, rng)
+    for name in config.data_config.sample_weight_fields:
+        columns[name] = pa.array(rng.uniform(0.5, 1.5, num_rows), pa.float32())
+    return pa.table({name: columns[name] for name in sorted(columns)})
+
+
+def _how_strict(feature: BaseFeature) -> tuple[int, int]:
+    """Of several features that read one column, the first by this key decides what stands there."""
+    order = ("num_buckets", "vocab_list", "vocab_dict", "vocab_file", "boundaries", "")
+    return (order.index(feature.encoding) if feature.encoding in order else len(order), feature.num_embeddings)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Values of rows or steps, and what each adds to the score of its row."""
+
+    cells: list[list[Any]]
+    effects: np.ndarray
+
+
+def _draw_cells(feature: BaseFeature, num_cells: int, taste_seed: tuple[int, int], rng: np.random.Generator) -> _Cells:
+    """Values for rows or steps; `taste_seed` fixes what they do to the label, equally in every table."""
+    taste = np.random.default_rng(taste_seed)
+    counts = _num_values(feature, num_cells, rng)
+    total = int(counts.sum())
+    if _is_number(feature):
+        boundaries = list(feature.setting("boundaries", ())) or [0.0, 1.0]
+        low, high = boundaries[0] - 0.5 * (len(boundaries) == 1), boundaries[-1] + 0.5 * (len(boundaries) == 1)
+        margin = 0.0 if low == 0 else 0.2 * (high - low)  # numbers stay positive where a logarithm may follow
+        drawn = rng.uniform(low - margin, high + margin, total)
+        values: list[Any] = np.round(drawn, 3).tolist()
+        effects = taste.choice([-2.0, 2.0]) * (drawn - (low + high) / 2) / (high - low)
+    else:
+        known = _ids_or_words(feature)
+        index = rng.integers(0, len(known), total)
+        values = [known[i] for i in index]
+        effects = taste.normal(size=len(known))[index]
+    if feature.is_weighted:
+        weights = np.round(rng.uniform(0.5, 2.0, total), 2)
+        values = [f"{value}:{weight}" for value, weight in zip(values, weights)]
+    ends = np.cumsum(counts).tolist()
+    cells = [values[end - count : end] for end, count in zip(ends, counts.tolist())]
+    owner = np.repeat(np.arange(num_cells), counts)
+    return _Cells(cells, np.bincount(owner, effects, num_cells) / np.maximum(counts, 1))
+
+
+def _is_number(feature: BaseFeature) -> bool:
+    return not feature.is_sparse or (feature.encoding == "boundaries" and _is_raw(feature))
+
+
+def _is_raw(feature: BaseFeature) -> bool:
+    return feature.fg_mode == data_pb2.FG_NORMAL
+
+
+def _is_multi_value(feature: BaseFeature) -> bool:
+    """Whether a row, or a step, may hold any number of ids.
+
+    A raw feature that says neither value_dim nor separator most likely holds one id, though it may hold more.
+    """
+    if _is_number(feature) or feature.value_dim == 1:
+        return False
+    return not _is_raw(feature) or feature.is_sequence or feature.is_weighted or _says_several(feature)
+
+
+def _says_several(feature: BaseFeature) -> bool:
+    return feature.explicit("value_dim") is not None or feature.explicit("separator") is not None
+
+
+def _num_values(feature: BaseFeature, num_cells: int, rng: np.random.Generator) -> np.ndarray:
+    if _is_number(feature):
+        return np.full(num_cells, feature.value_dim)
+    if not _is_multi_value(feature):
+        return np.ones(num_cells, np.int64)
+    # A text cannot tell a row of one empty step from a row without steps.
+    fewest = 1 if feature.is_sequence and _is_raw(feature) else 0
+    return rng.integers(fewest, min(feature.max_ids or 3, 3) + 1, num_cells)
+
+
+def _ids_or_words(feature: BaseFeature) -> list[Any]:
+    if not _is_raw(feature) or feature.encoding == "num_buckets":
+        return list(range(min(feature.num_embeddings, _MAX_DISTINCT)))
+    if feature.words:
+        return [*feature.words[:_MAX_DISTINCT], "a word that is in no vocabulary"]
+    return [f"{feature.name} {i}" for i in range(_MAX_DISTINCT)]
+
+
+def _column(feature: BaseFeature, cells: list[list[Any] | None]) -> pa.Array:
+    """Rows as they are stored: one value, a text of several, or a list."""
+    if _is_multi_value(feature) and _is_raw(feature) and not _is_number(feature):
+        return pa.array([None if cell is None else _join(feature, cell) for cell in cells], pa.string())
+    if _is_multi_value(feature) or (_is_number(feature) and feature.value_dim > 1):
+        return pa.array(cells, pa.list_(_value_type(feature)))
+    return pa.array([None if cell is None else cell[0] for cell in cells], _value_type(feature))
+
+
+def _sequence_column(
+    feature: BaseFeature, per_step: _Cells, num_steps: np.ndarray, rng: np.random.Generator
+) -> pa.Array:
+    """Rows of steps: a text when raw, else lists; a row without steps is empty or null."""
+    ends = np.cumsum(num_steps).tolist()
+    rows: list[Any] = []
+    for end, count in zip(ends, num_steps.tolist()):
+        row = per_step.cells[end - count : end]
+        rows.append(None if not row and rng.random() < 0.5 else row)
+    if _is_raw(feature):
+        delim = feature.sequence_delim or ""
+        texts = [None if row is None else delim.join(_join(feature, step) for step in row) for row in rows]
+        return pa.array(texts, pa.string())
+    if _is_multi_value(feature) or feature.value_dim > 1:
+        return pa.array(rows, pa.list_(pa.list_(_value_type(feature))))
+    return pa.array(
+        [None if row is None else [step[0] for step in row] for row in rows], pa.list_(_value_type(feature))
+    )
+
+
+def _join(feature: BaseFeature, values: list[Any]) -> str:
+    return str(feature.setting("separator", "\x1d")).join(str(value) for value in values)
+
+
+def _value_type(feature: BaseFeature) -> pa.DataType:
+    if feature.is_weighted:
+        return pa.string()
+    if _is_number(feature):
+        return pa.float32()
+    return pa.int64() if not _is_raw(feature) or feature.encoding == "num_buckets" else pa.string()
+
+
+def _label(model_config: Any, score: np.ndarray, rng: np.random.Generator) -> pa.Array:
+    """Numbers for a loss on numbers, classes for one on classes, else 0 and 1."""
+    noisy = (score - score.mean()) / (score.std() or 1.0) + rng.normal(scale=0.5, size=len(score))
+    outputs = {_output(loss) for loss in model_config.losses}
+    if outputs == {Output.VALUE}:
+        return pa.array(noisy, pa.float32())
+    num_class = model_config.num_class if Output.SOFTMAX in outputs else 2
+    rank = noisy.argsort().argsort()
+    return pa.array(rank * num_class // len(rank), pa.int64())
+
+
+def _output(loss_config: Any) -> Output:
+    member = loss_config.WhichOneof("loss")
+    spec = spec_of(LossSpec, member, getattr(loss_config, member))[0].spec
+    assert isinstance(spec, LossSpec)
+    return spec.output
