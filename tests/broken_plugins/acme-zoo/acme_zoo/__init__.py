@@ -1,0 +1,1 @@
+"""Healthy: models of other tasks, to check their configs with."""

@@ -1,0 +1,1 @@
+"""Its spec is wrong in several ways."""

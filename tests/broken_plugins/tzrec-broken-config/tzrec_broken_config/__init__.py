@@ -1,0 +1,1 @@
+"""Its config module does not import."""

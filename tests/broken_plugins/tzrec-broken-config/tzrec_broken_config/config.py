@@ -1,0 +1,3 @@
+"""Settings that cannot be had."""
+
+raise RuntimeError("the config of this plugin was eaten")

@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class BrokenConfig:
+    """Stands for a model."""

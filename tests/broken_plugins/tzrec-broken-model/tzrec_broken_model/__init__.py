@@ -1,0 +1,1 @@
+"""Its model module does not import."""

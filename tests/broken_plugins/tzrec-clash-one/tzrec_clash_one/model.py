@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class One:
+    """Stands for a model."""

@@ -1,0 +1,1 @@
+"""Offers a model that another plugin offers too."""

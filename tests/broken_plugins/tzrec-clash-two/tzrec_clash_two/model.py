@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class Two:
+    """Stands for a model."""

@@ -1,0 +1,10 @@
+"""Settings without protoc."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Future:
+    """Settings of a model for tests."""
+
+    size: int = 4

@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class Future:
+    """Stands for a model."""

@@ -1,0 +1,3 @@
+"""The manifest."""
+
+import a_module_that_nobody_has  # noqa: F401

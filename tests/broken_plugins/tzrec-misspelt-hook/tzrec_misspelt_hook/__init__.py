@@ -1,0 +1,1 @@
+"""Its hook has the wrong name."""

@@ -1,0 +1,1 @@
+"""Made for another core."""

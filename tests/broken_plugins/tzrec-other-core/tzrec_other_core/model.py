@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class Other:
+    """Stands for a model."""

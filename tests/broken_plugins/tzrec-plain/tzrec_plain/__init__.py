@@ -1,0 +1,1 @@
+"""Healthy: a model whose settings are a dataclass."""

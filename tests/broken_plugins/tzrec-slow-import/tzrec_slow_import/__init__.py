@@ -1,0 +1,1 @@
+"""Its manifest takes its time."""

@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class Slow:
+    """Stands for a model."""

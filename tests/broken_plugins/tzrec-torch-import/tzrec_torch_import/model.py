@@ -1,0 +1,5 @@
+"""A class to be found."""
+
+
+class Heavy:
+    """Stands for a model."""
