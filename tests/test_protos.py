@@ -3,11 +3,12 @@
 import ast
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+
+from tzrec_core.config.comments import Part, Source, scan
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = json.loads((ROOT / "tests" / "goldens" / "config_schema.json").read_text())
@@ -15,80 +16,11 @@ FIRST_OWN_NUMBER = 1000
 MADE_OPTIONAL = {("CustomFeature", "operator_lib_file")}
 
 
-@dataclass(frozen=True)
-class Part:
-    """A message, field, oneof, enum or enum value as it stands in a .proto."""
-
-    kind: str
-    path: str
-    line: int
-    comment: str
-    number: int = 0
-    label: str = ""
-    type: str = ""
-    default: str | None = None
-    oneof: str = ""
-
-
-@dataclass
-class Source:
-    package: str = ""
-    imports: list[str] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-
-
-_OPEN = re.compile(r"(message|enum|oneof) (\w+) \{(\})?")
-_FIELD = re.compile(
-    r"(?:(required|optional|repeated) )?(map<\w+, \w+>|[\w.]+) (\w+) = (\d+)(?: \[default = (.+)\])?;"
-)
-_VALUE = re.compile(r"(\w+) = (-?\d+);")
-
-
-def scan(text: str) -> Source:
-    """Reads a .proto of our style: one statement per line, comments as `//` lines above what they explain."""
-    source, scopes, comment = Source(), [], []
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if line.startswith("//"):
-            comment.append(line.removeprefix("//").strip())
-            continue
-        explained, comment = " ".join(comment), []
-        inside = ".".join(name for kind, name in scopes if kind != "oneof")
-        prefix = f"{inside}." if inside else ""
-        if opened := _OPEN.fullmatch(line):
-            kind, name, closed = opened.groups()
-            source.parts.append(Part(kind, f"{prefix}{name}", number, explained))
-            if not closed:
-                scopes.append((kind, name))
-        elif line == "}":
-            scopes.pop()
-        elif scopes and scopes[-1][0] == "enum" and (value := _VALUE.fullmatch(line)):
-            source.parts.append(Part("value", prefix + value[1], number, explained, number=int(value[2])))
-        elif scopes and (found := _FIELD.fullmatch(line)):
-            label, kind, name, tag, default = found.groups()
-            oneof = scopes[-1][1] if scopes[-1][0] == "oneof" else ""
-            part = Part(
-                "field", prefix + name, number, explained, int(tag), label or "", kind, default, oneof
-            )
-            source.parts.append(part)
-        elif line.startswith("package "):
-            source.package = line.removeprefix("package ").rstrip(";")
-        elif line.startswith("import "):
-            source.imports.append(line.split('"')[1])
-        else:
-            assert not line or line == 'syntax = "proto2";', (
-                f"line {number} is not of the style we scan: {line}"
-            )
-    assert not scopes
-    return source
-
-
 def find_protos() -> dict[str, Path]:
     """Every .proto of the repo, by its import path."""
     roots = [(ROOT / "protos", "**/*.proto")]
     roots += [(root, "tzrec_*/**/*.proto") for root in sorted(ROOT.glob("plugins/tzrec-*"))]
-    return {
-        str(path.relative_to(root)): path for root, pattern in roots for path in sorted(root.glob(pattern))
-    }
+    return {str(path.relative_to(root)): path for root, pattern in roots for path in sorted(root.glob(pattern))}
 
 
 PLACES = find_protos()
@@ -142,6 +74,11 @@ def test_every_part_of_a_proto_has_a_comment_that_says_more_than_its_name(proto)
 
 
 @pytest.mark.parametrize("proto", SOURCES)
+def test_every_line_of_a_proto_is_of_the_style_that_is_scanned(proto):
+    assert not SOURCES[proto].unread, f"{proto}, lines {SOURCES[proto].unread}"
+
+
+@pytest.mark.parametrize("proto", SOURCES)
 def test_every_comment_is_made_of_sentences(proto):
     bare = [f"{proto}:{part.line}" for part in SOURCES[proto].parts if not part.comment.endswith(".")]
     assert not bare, f"comments that do not end in a full stop: {bare}"
@@ -190,11 +127,7 @@ def test_a_comment_that_adds_something_is_accepted(name, comment):
 
 def test_a_part_without_a_comment_is_found_and_a_distant_comment_does_not_count():
     text = "// About a.\nmessage A {\n  // Far away.\n\n  optional int32 b = 1;\n}\nenum C {\n  D = 1;\n}\n"
-    bare = [
-        (part.kind, part.path, part.line)
-        for part in scan(text).parts
-        if comment_problem(part.path, part.comment)
-    ]
+    bare = [(part.kind, part.path, part.line) for part in scan(text).parts if comment_problem(part.path, part.comment)]
     assert bare == [("field", "A.b", 5), ("enum", "C", 7), ("value", "C.D", 8)]
 
 
@@ -234,9 +167,7 @@ def described_parts(file: descriptor_pb2.FileDescriptorProto) -> set[tuple[objec
                 label, kind = "", f"map<{_type(entry.field[0])}, {_type(entry.field[1])}>"
             oneof = message.oneof_decl[item.oneof_index].name if item.HasField("oneof_index") else ""
             default = item.default_value if item.HasField("default_value") else None
-            found.add(
-                ("field", f"{path}.{item.name}", item.number, "" if oneof else label, kind, default, oneof)
-            )
+            found.add(("field", f"{path}.{item.name}", item.number, "" if oneof else label, kind, default, oneof))
         for nested in message.nested_type:
             if not nested.options.map_entry:
                 add_message(f"{path}.", nested)
@@ -332,6 +263,16 @@ def test_a_changed_proto_makes_its_generated_code_stale(before, after):
     assert source_parts(proto, scan(text.replace(before, after))) != described
 
 
+def test_the_shipped_comments_of_the_core_are_up_to_date():
+    written = {}
+    for proto, source in SOURCES.items():
+        if proto.startswith("tzrec_core/"):
+            written |= source.comments()
+    shipped = json.loads((ROOT / "tzrec_core" / "protos" / "comments.json").read_text())
+    stale = sorted(name for name in written.keys() | shipped.keys() if written.get(name) != shipped.get(name))
+    assert not stale, f"comments.json is stale: {', '.join(stale[:5])}. Run `make protos`."
+
+
 def test_no_generated_file_outlives_its_proto():
     generated = {
         *ROOT.glob("tzrec_core/protos/*_pb2.py*"),
@@ -356,9 +297,7 @@ def own_messages() -> dict[str, tuple[str, list[Part]]]:
 
 
 MESSAGES = own_messages()
-CORE_FACTS = sorted(
-    name for name, facts in FACTS["messages"].items() if not facts["file"].startswith("models/")
-)
+CORE_FACTS = sorted(name for name, facts in FACTS["messages"].items() if not facts["file"].startswith("models/"))
 MODEL_FACTS = sorted(set(FACTS["messages"]) - set(CORE_FACTS))
 
 

@@ -1,0 +1,316 @@
+"""Finds the mistakes that the schema cannot see: names that do not match, types that do not fit."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+
+from tzrec_core.config.assemble import model_offer, spec_of
+from tzrec_core.config.features import FeatureEntry, data_group, feature_entries
+from tzrec_core.config.unsupported import refused_settings
+from tzrec_core.errors import ConfigError, TzrecError, did_you_mean
+from tzrec_core.plugins.spec import (
+    Group,
+    LossSpec,
+    MetricSpec,
+    ModelSpec,
+    Output,
+    ReaderSpec,
+    SeqEncoderSpec,
+    Spec,
+    Task,
+)
+from tzrec_core.protos.model_pb2 import FeatureGroupType
+
+
+def validate(config: Any) -> None:
+    """Check a parsed config.
+
+    Raises:
+        ConfigError: every mistake `find_mistakes` finds.
+    """
+    mistakes = find_mistakes(config)
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
+    """Every mistake of a parsed config that shows without looking at data.
+
+    Args:
+        config: an EasyRecConfig.
+        partial: do not ask for what is absent altogether (features, groups, a model).
+
+    Returns:
+        one line per mistake; each starts with the path of the field.
+    """
+    entries = feature_entries(config.feature_configs)
+    mistakes = [*refused_settings(config), *_duplicates(entries, config), *_labels(config)]
+    model_config = config.model_config
+    mistakes += _groups(model_config.feature_groups, entries, config.data_config)
+    mistakes += _slots(config)
+    if not config.HasField("model_config"):
+        return mistakes if partial else [*mistakes, "model_config is missing"]
+    try:
+        offer = model_offer(model_config)
+    except ValueError:
+        if not partial:
+            mistakes.append("model_config names no model; add one, such as deepfm { ... }. See `tzrec list-models`.")
+        return mistakes
+    spec = offer.spec
+    assert isinstance(spec, ModelSpec)
+    name = model_config.WhichOneof("model")
+    settings = getattr(model_config, name)
+    path = f"model_config.{name}"
+    if model_config.feature_groups or not partial:
+        mistakes += _model_groups(spec, settings, path, model_config)
+    mistakes += _references(settings, path, config)
+    if spec.task is Task.MULTITASK:
+        for tower_path, tower in _with_fields(settings, path, "losses"):
+            mistakes += _objectives(tower, tower_path, spec, entries, config)
+    elif spec.task is not Task.SID:
+        if not model_config.losses and not partial:
+            mistakes.append("model_config.losses is empty; add one, such as losses { binary_cross_entropy {} }")
+        if spec.task is Task.RANK and not config.data_config.label_fields and not partial:
+            mistakes.append("data_config.label_fields is empty; name the column that holds the label")
+        mistakes += _objectives(model_config, "model_config", spec, entries, config)
+    return mistakes
+
+
+def _duplicates(entries: list[FeatureEntry], config: Any) -> Iterator[str]:
+    for name, count in Counter(e.name for e in entries if e.config.HasField("feature_name")).items():
+        if count > 1:
+            places = " and ".join(e.path for e in entries if e.name == name)
+            yield f"feature {name!r} is defined {count} times, at {places}; rename or remove all but one"
+    groups = [g.group_name for g in config.model_config.feature_groups if g.HasField("group_name")]
+    for name, count in Counter(groups).items():
+        if count > 1:
+            yield f"model_config.feature_groups: {count} groups are called {name!r}; rename all but one"
+
+
+def _slots(config: Any) -> Iterator[str]:
+    """Settings of plugins in slots that nothing else here looks into."""
+    slots: list[tuple[type[Spec], str, Any]] = []
+    if config.data_config.HasField("reader"):
+        slots.append((ReaderSpec, "data_config.reader", config.data_config.reader))
+    for number, group in enumerate(config.model_config.feature_groups):
+        for index, encoder in enumerate(group.sequence_encoders):
+            if encoder.WhichOneof("seq_module") == "plugin":
+                path = f"model_config.feature_groups[{number}].sequence_encoders[{index}].plugin"
+                slots.append((SeqEncoderSpec, path, encoder.plugin))
+    for kind, path, slot in slots:
+        try:
+            spec_of(kind, "plugin", slot)
+        except TzrecError as error:
+            yield f"{path}: {error}"
+
+
+def _labels(config: Any) -> Iterator[str]:
+    for field in ("label_fields", "sample_weight_fields"):
+        for name, count in Counter(getattr(config.data_config, field)).items():
+            if count > 1:
+                yield f"data_config.{field} lists {name!r} {count} times"
+
+
+def _groups(groups: Iterable[Any], entries: list[FeatureEntry], data_config: Any) -> Iterator[str]:
+    known = {e.name: e for e in entries}
+    for index, group in enumerate(groups):
+        path = f"model_config.feature_groups[{index}] ({group.group_name!r})"
+        yield from _group_members(path, group.feature_names, known, data_config)
+        yield from _group_kind(path, group, [known[n] for n in group.feature_names if n in known])
+        for sub in group.sequence_groups:
+            sub_path = f"{path}.sequence_groups ({(sub.group_name or group.group_name)!r})"
+            yield from _group_members(sub_path, sub.feature_names, known, data_config)
+
+
+def _group_members(path: str, names: Any, known: dict[str, FeatureEntry], data_config: Any) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if name not in known:
+            yield f"{path}: {name!r} is not a feature.{did_you_mean(name, known)}"
+        elif count > 1:
+            yield f"{path} lists {name!r} {count} times"
+    by_group: dict[str, list[str]] = {}
+    for name in names:
+        if name in known:
+            by_group.setdefault(data_group(known[name], data_config), []).append(name)
+    if len(by_group) > 1:
+        lists = " and ".join(f"{g}: {', '.join(n)}" for g, n in sorted(by_group.items()))
+        yield (
+            f"{path} mixes features of two data groups, {lists}. A group reads one: split it, or list the missing "
+            f"columns in the sampler's attr_fields"
+        )
+
+
+def _group_kind(path: str, group: Any, members: list[FeatureEntry]) -> Iterator[str]:
+    kind = FeatureGroupType.Name(group.group_type)
+    sequences = [e.name for e in members if e.is_sequence]
+    if kind == "WIDE":
+        for entry in members:
+            if not entry.is_sparse:
+                yield (
+                    f"{path} is WIDE and takes ids only, but {entry.name!r} is a number; give it boundaries or move it"
+                )
+    if kind in ("SEQUENCE", "JAGGED_SEQUENCE") and members and not sequences:
+        yield f"{path} is {kind} but none of its features is a sequence"
+    if group.sequence_groups and kind != "DEEP":
+        yield f"{path} is {kind}; only a DEEP group can hold sequence_groups"
+    if group.sequence_groups and not group.sequence_encoders:
+        yield f"{path} has sequence_groups but no sequence_encoders; add one, such as sequence_encoders {{ pooling_encoder {{ ... }} }}"  # noqa: E501
+
+
+def _model_groups(spec: ModelSpec, settings: Message, path: str, model_config: Any) -> Iterator[str]:
+    present = {g.group_name: FeatureGroupType.Name(g.group_type) for g in model_config.feature_groups}
+    typed = {g.group_name: g.HasField("group_type") for g in model_config.feature_groups}
+    names = ", ".join(present) or "none"
+    read: set[str] = set()
+    for group in spec.groups:
+        for name, place in _wanted(group, settings, path, model_config):
+            read.add(name)
+            if name not in present:
+                if group.required or group.from_field:
+                    near = did_you_mean(name, [n for n in present if n not in {g.name for g in spec.groups}])
+                    yield f"{place} {name!r} ({' or '.join(group.types)}). Groups are: {names}.{near}"
+            elif typed[name] and present[name] not in group.types:
+                yield (
+                    f"model_config.feature_groups: {spec.name} reads {name!r} as "
+                    f"{' or '.join(group.types)}, but its group_type is {present[name]}"
+                )
+    if spec.groups and not any(g.name == "*" for g in spec.groups):
+        for name in present:
+            if name not in read:
+                yield (
+                    f"model_config.feature_groups: {spec.name} does not read a group {name!r}; it reads "
+                    f"{', '.join(sorted(read))}. Rename or remove it"
+                )
+
+
+def _wanted(group: Group, settings: Message, path: str, model_config: Any) -> Iterator[tuple[str, str]]:
+    if group.from_field:
+        for place, name in _follow(settings, group.from_field.split("."), path):
+            yield name, f"{place} names no group that exists:"
+    elif group.name == "*":
+        if model_config.feature_groups:
+            yield model_config.feature_groups[0].group_name, ""
+        else:
+            yield "<any name>", f"{path} needs a feature group"
+    else:
+        yield group.name, f"{path} needs a feature group"
+
+
+def _follow(message: Any, steps: list[str], path: str) -> Iterator[tuple[str, str]]:
+    name, *rest = steps
+    field = message.DESCRIPTOR.fields_by_name[name]
+    value = getattr(message, name)
+    if not field.is_repeated and not message.HasField(name):
+        return
+    for index, item in enumerate(value if field.is_repeated else [value]):
+        here = f"{path}.{name}" + (f"[{index}]" if field.is_repeated else "")
+        if rest:
+            yield from _follow(item, rest, here)
+        else:
+            yield here, item
+
+
+def _with_fields(message: Message, path: str, name: str) -> Iterator[tuple[str, Any]]:
+    """`message` and its sub-messages that have a field called `name`."""
+    if name in message.DESCRIPTOR.fields_by_name:
+        yield path, message
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for index, item in enumerate(value if field.is_repeated else [value]):
+            yield from _with_fields(item, f"{path}.{field.name}" + (f"[{index}]" if field.is_repeated else ""), name)
+
+
+def _references(settings: Message, path: str, config: Any) -> Iterator[str]:
+    """Labels and sample weights that the model's settings name."""
+    data_config = config.data_config
+    for field, known_field in (
+        ("label_name", "label_fields"),
+        ("task_space_indicator_label", "label_fields"),
+        ("sample_weight_name", "sample_weight_fields"),
+    ):
+        known = list(getattr(data_config, known_field))
+        for place, message in _with_fields(settings, path, field):
+            name = getattr(message, field)
+            if name and name not in known:
+                listing = f"data_config.{known_field} ({', '.join(known) or 'empty'})"
+                yield f"{place}.{field}: {name!r} is not among {listing}.{did_you_mean(name, known)}"
+
+
+def _objectives(holder: Any, path: str, spec: ModelSpec, entries: list[FeatureEntry], config: Any) -> Iterator[str]:
+    """Losses and metrics of a model or tower against its task, its num_class and each other."""
+    outputs: set[Output] = set()
+    for index, loss_config in enumerate(holder.losses):
+        member = loss_config.WhichOneof("loss")
+        if member is None:
+            continue
+        place = f"{path}.losses[{index}].{member}"
+        try:
+            offer, settings = spec_of(LossSpec, member, getattr(loss_config, member))
+        except TzrecError as error:
+            yield f"{place}: {error}"
+            continue
+        loss = offer.spec
+        assert isinstance(loss, LossSpec)
+        outputs.add(loss.output)
+        if spec.task not in loss.tasks:
+            yield f"{place}: {spec.name} is a {spec.task} model and does not support this loss; see `tzrec show-model {spec.name}`"  # noqa: E501
+            continue
+        low, high = loss.num_class
+        num_class = getattr(holder, "num_class", 1)
+        if spec.task is not Task.MATCH and not low <= num_class <= (high or num_class):
+            wanted = f"{low}" if high == low else f"at least {low}" if high is None else f"{low} to {high}"
+            name = loss.name if member == "plugin" else member
+            yield f"{path}.num_class = {num_class} does not fit {name}, which takes {wanted}"
+        yield from _grouping(place, settings, loss.grouping_field, entries)
+    for kind in ("metrics", "train_metrics"):
+        for index, metric_config in enumerate(getattr(holder, kind, ())):
+            member = metric_config.WhichOneof("metric")
+            if member is not None:
+                place = f"{path}.{kind}[{index}].{member}"
+                yield from _metric(place, getattr(metric_config, member), member, kind, outputs, holder, spec, entries)
+
+
+def _metric(
+    place: str,
+    settings: Message,
+    member: str,
+    kind: str,
+    outputs: set[Output],
+    holder: Any,
+    spec: ModelSpec,
+    entries: list[FeatureEntry],
+) -> Iterator[str]:
+    try:
+        offer, settings = spec_of(MetricSpec, member, settings)
+    except TzrecError as error:
+        yield f"{place}: {error}"
+        return
+    metric = offer.spec
+    assert isinstance(metric, MetricSpec)
+    if spec.task not in metric.tasks:
+        yield f"{place}: {spec.name} is a {spec.task} model and does not support this metric"
+        return
+    if kind == "train_metrics" and not metric.train:
+        yield f"{place}: {metric.name} cannot be a train metric"
+    readable = set(outputs)
+    num_class = getattr(holder, "num_class", 1)
+    if Output.SOFTMAX in outputs and num_class == 2:
+        readable.add(Output.BINARY)  # `probs1` is the probability of the positive class
+    if outputs and spec.task is not Task.MATCH and not readable & set(metric.outputs):
+        yield (
+            f"{place} reads {' or '.join(metric.outputs)} predictions, but with these losses and num_class = "
+            f"{num_class} the model gives {' and '.join(sorted(readable))}"
+        )
+    yield from _grouping(place, settings, metric.grouping_field, entries)
+
+
+def _grouping(place: str, settings: Any, field: str, entries: list[FeatureEntry]) -> Iterator[str]:
+    if not field or not entries:
+        return
+    name = getattr(settings, field)
+    ids = [e.name for e in entries if e.is_sparse]
+    if name and name not in ids:
+        yield f"{place}.{field}: {name!r} is not an id feature.{did_you_mean(name, ids)}"
