@@ -1,0 +1,66 @@
+"""Metrics of a model over a table."""
+
+import itertools
+from collections.abc import Iterable
+
+import torch
+
+from tzrec_core.data.batch import Batch
+from tzrec_core.engine.run_log import Meter
+from tzrec_core.errors import DataError
+from tzrec_core.models import TrainWrapper
+
+
+def evaluate_model(
+    wrapper: TrainWrapper,
+    loader: Iterable[Batch],
+    device: torch.device,
+    *,
+    num_steps: int = 0,
+    every: int = 100,
+    total: int | None = None,
+) -> dict[str, float]:
+    """Run a model over `loader` in eval mode and compute its metrics.
+
+    Args:
+        wrapper: the model.
+        loader: batches with labels.
+        device: where the model is.
+        num_steps: stop after this many batches; 0 = at the end.
+        every: batches between progress lines.
+        total: batches in `loader`, for the progress bar.
+
+    Returns:
+        value by metric name; the mean of each loss under the loss's name.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    was_training = wrapper.training
+    wrapper.eval()
+    batches = itertools.islice(loader, num_steps) if num_steps else loader
+    num_batches = min(num_steps, total) if num_steps and total else (num_steps or total)
+    try:
+        with torch.no_grad(), Meter("eval", total=num_batches, every=every) as meter:
+            for batch in batches:
+                batch = batch.to(device)
+                _, (losses, predictions, _) = wrapper(batch)
+                wrapper.model.update_metric(predictions, batch, losses)
+                meter.advance(_num_rows(batch), {} if meter.is_due else None)
+            if not meter.steps:
+                raise DataError("there are no rows to evaluate on; check eval_input_path")
+    finally:
+        wrapper.train(was_training)
+    return {
+        name: value for key, metric in wrapper.model.compute_metric().items() for name, value in _scalars(key, metric)
+    }
+
+
+def _scalars(key: str, metric: torch.Tensor) -> list[tuple[str, float]]:
+    if metric.numel() == 1:
+        return [(key, float(metric))]
+    return [(f"{key}_{i}", float(v)) for i, v in enumerate(metric)]
+
+
+def _num_rows(batch: Batch) -> int:
+    return len(next(iter(batch.labels.values())))
