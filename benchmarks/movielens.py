@@ -35,6 +35,8 @@ def main() -> None:
         cells = [_spread([run[key] for run in runs], digits) for key, digits in _COLUMNS.items()]
         rows.append(f"| `{model}.config` | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
+    stack = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrec", "tzrec-core"))
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     text = f"""# MovieLens-100k
 
 Mean of {args.seeds} seeds, smallest and largest in brackets. Eval = each user's latest 20% by time.
@@ -43,9 +45,7 @@ Mean of {args.seeds} seeds, smallest and largest in brackets. Eval = each user's
 | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-`python benchmarks/movielens.py --seeds {args.seeds}` on {platform.machine()}, {torch.get_num_threads()} threads, Python
-{platform.python_version()}, torch {torch.__version__}, torchrec {version("torchrec")}, tzrec-core {version("tzrec-core")}. The wall time holds
-evaluations and checkpoints.
+`python benchmarks/movielens.py --seeds {args.seeds}` on {machine}, {stack}. The wall time holds evaluations and checkpoints.
 """
     (Path(__file__).parent / "results" / "movielens.md").write_text(text)
 

@@ -1,0 +1,170 @@
+import pytest
+import tiny_data
+
+from tzrec_core.cli import inspect, run
+from tzrec_core.cli.app import app
+from tzrec_core.errors import CheckpointError, ConfigError, DataError, PluginError
+
+MANIFEST = """
+from tzrec_core.plugins import hookimpl
+
+@hookimpl
+def tzrec_commands(app):
+    {body}
+"""
+
+
+def write_manifest(folder, name: str, body: str) -> str:
+    path = folder / f"{name}.py"
+    path.write_text(MANIFEST.format(body=body))
+    return str(path)
+
+
+# Usage
+
+
+def test_without_arguments_the_commands_are_listed(tzrec):
+    result = tzrec()
+    assert result.code == 2
+    for command in app.registered_commands:
+        assert command.name in result.out + result.err
+
+
+def test_the_version_is_that_of_the_core(tzrec):
+    assert tzrec("--version").out == "tzrec-core 0.1.0\n"
+
+
+def test_a_misspelt_command_is_a_usage_error_that_names_the_nearest(tzrec):
+    result = tzrec("lst-models")
+    assert (result.code, result.out) == (2, "")
+    assert "No such command 'lst-models'" in result.err
+    assert "list-models" in result.err
+
+
+def test_a_misspelt_option_is_a_usage_error_that_names_the_nearest(tzrec):
+    result = tzrec("list-models", "--tsk", "rank")
+    assert result.code == 2
+    assert "--task" in result.err
+
+
+# Errors
+
+
+@pytest.mark.parametrize("error", [CheckpointError, ConfigError, DataError, PluginError])
+def test_an_error_is_its_words_on_standard_error_and_an_exit_code(tzrec, monkeypatch, error):
+    monkeypatch.setattr(inspect, "registry", lambda: raise_(error("what, where and [bold]the fix[/bold]")))
+    code = {CheckpointError: 1, ConfigError: 2, DataError: 2, PluginError: 3}[error]
+    result = tzrec("list-models")
+    assert result == type(result)(code, "", "error: what, where and [bold]the fix[/bold]\n")
+    for arguments in (("--debug", "list-models"), ("list-models", "--debug")):
+        shown = tzrec(*arguments)
+        assert (shown.code, shown.out) == (code, "")
+        assert "Traceback (most recent call last)" in shown.err
+        assert shown.err.endswith("error: what, where and [bold]the fix[/bold]\n")
+
+
+def raise_(error):
+    raise error
+
+
+def test_an_interrupted_command_exits_with_130(tiny, monkeypatch, config_file):
+    monkeypatch.setattr(run, "print_plugin_problems", lambda: raise_(KeyboardInterrupt()))
+    assert tiny("train", str(config_file)).code == 130
+
+
+def test_a_bug_of_ours_keeps_its_traceback(tzrec, monkeypatch):
+    monkeypatch.setattr(inspect, "registry", lambda: raise_(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        tzrec("list-models")
+
+
+# Plugins
+
+
+def names(result) -> list[str]:
+    return [row["name"] for row in result.json]
+
+
+def test_a_manifest_is_used_wherever_its_option_stands(tzrec, monkeypatch):
+    monkeypatch.chdir(tiny_data.MANIFEST.rpartition("/")[0])
+    for arguments in (
+        ("--plugin", "./tiny.py", "list-models", "--json"),
+        ("--plugin=tiny.py", "list-models", "--json"),
+        ("list-models", "--json", "--plugin", tiny_data.MANIFEST),
+    ):
+        assert names(tzrec(*arguments)) == ["tiny"]
+
+
+def test_several_manifests_can_be_used(tzrec, tmp_path):
+    other = write_manifest(tmp_path, "other", "pass")
+    found = tzrec("--plugin", tiny_data.MANIFEST, f"--plugin={other}", "list-plugins", "--json").json
+    assert {row["name"]: row["state"] for row in found if row["name"] in ("tiny", "other")} == {
+        "tiny": "ok",
+        "other": "ok",
+    }
+
+
+def test_an_option_without_its_manifest_is_a_usage_error(tzrec):
+    result = tzrec("list-models", "--plugin")
+    assert (result.code, result.out) == (2, "")
+    assert "--plugin needs the path of a manifest, such as ./plugin.py" in result.err
+
+
+def test_a_manifest_that_is_not_there_is_broken_and_stops_only_a_strict_run(tzrec):
+    result = tzrec("--plugin", "nowhere.py", "list-models")
+    assert result.code == 0
+    assert "nowhere.py is broken: FileNotFoundError" in result.err
+    strict = tzrec("--plugin", "nowhere.py", "list-models", "--strict-plugins")
+    assert (strict.code, strict.out) == (3, "")
+    assert "--strict-plugins: plugin " in strict.err
+
+
+def test_no_plugins_wins_over_the_environment(tzrec, installed_plugins, monkeypatch):
+    monkeypatch.syspath_prepend(str(installed_plugins))
+    assert [r["state"] for r in tzrec("list-plugins", "--json", only="plain").json if r["name"] == "plain"] == ["ok"]
+    shown = tzrec("--no-plugins", "list-plugins", "--json", only="plain").json
+    assert {row["state"] for row in shown if row["name"] != "core"} == {"disabled"}
+
+
+def test_a_strict_run_does_not_mind_disabled_plugins(tzrec):
+    assert tzrec("list-models", "--strict-plugins").code == 0
+
+
+def test_a_name_in_the_environment_that_no_plugin_has_is_said(tzrec):
+    result = tzrec("list-models", only="nobody")
+    assert (result.code, result.err) == (0, "note: TZREC_PLUGINS names 'nobody', which is not installed.\n")
+
+
+# Commands of plugins
+
+
+def test_a_plugins_commands_are_mounted_under_its_name(tiny):
+    assert tiny("tiny", "hello", "you").out == "hello you\n"
+    assert tiny("tiny", "bye").out == "bye\n"
+    assert "tiny" in tiny("--help").out
+    assert tiny("tiny", "helo").code == 2
+
+
+def test_options_behind_a_plugins_command_are_the_plugins(tzrec, tmp_path):
+    path = write_manifest(tmp_path, "own", "@app.command()\n    def say(debug: bool = False): print(debug)")
+    assert tzrec("--plugin", path, "own", "say", "--debug").out == "True\n"
+
+
+def test_names_of_the_core_cannot_be_taken(tzrec, tmp_path):
+    path = write_manifest(tmp_path, "train", "@app.command()\n    def hello(): print('mine')")
+    assert "mine" not in tzrec("--plugin", path, "train", "hello").out
+    tzrec("--plugin", path)
+    shown = tzrec("--plugin", path, "--help")
+    assert "Train a model" in shown.out
+    assert "Commands of" not in shown.out
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["raise SystemExit('no')", "1 / 0", "pass", "@app.command()\n    def bad(x: object()): pass"],
+)
+def test_a_plugin_whose_commands_cannot_be_mounted_takes_no_other_down(tzrec, tmp_path, body):
+    path = write_manifest(tmp_path, "bad", body)
+    result = tzrec("--plugin", tiny_data.MANIFEST, "--plugin", path, "tiny", "bye")
+    assert (result.code, result.out) == (0, "bye\n")
+    assert tzrec("--plugin", path, "bad", "x").code == 2

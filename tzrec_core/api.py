@@ -1,0 +1,180 @@
+"""The public facade: what the command line does, from Python.
+
+A config may be a path, a text or a parsed message everywhere; data a path, a pyarrow Table, or a pandas or polars
+DataFrame.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tzrec_core.config import load_config, parse_config, validate
+from tzrec_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tzrec_core.engine.predict import PredictResult
+    from tzrec_core.engine.train import TrainResult
+    from tzrec_core.models import PredictWrapper
+
+EVAL_RESULT = "eval_result.txt"
+
+
+def train(
+    config: Any, *, overrides: Sequence[str] = (), train_data: Any = None, eval_data: Any = None
+) -> "TrainResult":
+    """Train the model of a config; see `tzrec_core.engine.train.train`.
+
+    Args:
+        config: path, text or message.
+        overrides: changes, as `--set` takes them.
+        train_data: data to train on; None = the config's train_input_path.
+        eval_data: data to evaluate on; None = the config's eval_input_path.
+
+    Raises:
+        ConfigError: all mistakes of the config at once.
+        DataError, PluginError, CheckpointError: what else can go wrong.
+    """
+    checked = as_config(config, overrides=overrides)
+    from tzrec_core.engine.train import train as run
+
+    return run(checked, train_data=train_data, eval_data=eval_data)
+
+
+@dataclass
+class EvalResult:
+    """What an evaluation measured.
+
+    Attributes:
+        checkpoint: the folder that was evaluated.
+        step: its step.
+        metrics: value by name.
+    """
+
+    checkpoint: Path
+    step: int
+    metrics: dict[str, float]
+
+
+def evaluate(
+    config: Any,
+    data: Any = None,
+    *,
+    overrides: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
+) -> EvalResult:
+    """Evaluate a checkpoint and write the metrics to `<model_dir>/eval_result.txt`.
+
+    Args:
+        config: path, text or message.
+        data: what to evaluate on; None = the config's eval_input_path.
+        overrides: changes, as `--set` takes them.
+        checkpoint: folder; None = the latest of model_dir.
+    """
+    checked = as_config(config, overrides=overrides)
+    from tzrec_core.data.loader import create_dataloader
+    from tzrec_core.engine.checkpoint import find_checkpoint, load_model, read_meta
+    from tzrec_core.engine.evaluate import evaluate_model
+    from tzrec_core.engine.run_log import json_line
+    from tzrec_core.engine.setup import build, compare_plugins
+    from tzrec_core.models import TrainWrapper
+
+    folder = find_checkpoint(checked.model_dir, checkpoint)
+    meta = read_meta(folder)
+    step = int(meta["step"])
+    compare_plugins(meta.get("plugins", {}), checked)
+    data = checked.eval_input_path if data is None else data
+    if isinstance(data, str) and not data:
+        raise ConfigError("eval_input_path is empty; set it, or say what to evaluate on")
+    setup = build(checked)
+    wrapper = TrainWrapper(setup.model, setup.device, checked.train_config.mixed_precision).to(setup.device)
+    load_model(folder, wrapper)
+    loader = create_dataloader(checked.data_config, setup.features, data, mode="eval")
+    metrics = evaluate_model(
+        wrapper,
+        loader,
+        setup.device,
+        num_steps=checked.eval_config.num_steps,
+        every=checked.eval_config.log_step_count_steps,
+        total=loader.num_batches,
+    )
+    with (Path(checked.model_dir) / EVAL_RESULT).open("a", encoding="utf-8") as file:
+        file.write(json_line({"global_step": step, **metrics}))
+    return EvalResult(folder, step, metrics)
+
+
+def predict(
+    config: Any,
+    data: Any,
+    output_path: str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
+    reserved_columns: Sequence[str] = (),
+    output_columns: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+) -> "PredictResult":
+    """Predict every row of a table with a checkpoint; see `tzrec_core.engine.predict.predict`."""
+    checked = as_config(config, overrides=overrides)
+    from tzrec_core.engine.predict import predict as run
+
+    return run(
+        checked,
+        data,
+        output_path,
+        checkpoint=checkpoint,
+        reserved_columns=reserved_columns,
+        output_columns=output_columns,
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+
+
+def load_model(model_dir: str | Path, *, checkpoint: str | Path | None = None) -> "PredictWrapper":
+    """The trained model of a model_dir, in eval mode on the CPU, ready for `wrapper(batch)`.
+
+    Args:
+        model_dir: what a training run wrote; its `pipeline.config` says how to build the model.
+        checkpoint: folder; None = the latest of model_dir.
+
+    Raises:
+        ConfigError: there is no pipeline.config.
+        CheckpointError: there is no checkpoint, or it is damaged.
+        PluginError: a plugin that the model needs is not installed.
+    """
+    config = as_config(Path(model_dir) / "pipeline.config")
+    from tzrec_core.engine.checkpoint import find_checkpoint
+    from tzrec_core.engine.checkpoint import load_model as fill
+    from tzrec_core.features import create_features
+    from tzrec_core.models import PredictWrapper, create_model
+
+    model = create_model(
+        config.model_config,
+        create_features(config.feature_configs, config.data_config),
+        list(config.data_config.label_fields),
+        list(config.data_config.sample_weight_fields),
+    )
+    wrapper = PredictWrapper(model, mixed_precision=config.train_config.mixed_precision)
+    fill(find_checkpoint(model_dir, checkpoint), wrapper)
+    wrapper.eval()
+    return wrapper
+
+
+def as_config(config: Any, *, overrides: Sequence[str] = ()) -> Any:
+    """Load, change and check a config given as path, text or message.
+
+    Raises:
+        ConfigError: all of its mistakes at once.
+    """
+    if isinstance(config, Path) or (isinstance(config, str) and "\n" not in config and "{" not in config):
+        return load_config(config, overrides=overrides, validate=True)
+    if isinstance(config, str):
+        return parse_config(config, overrides=overrides, validate=True)
+    if overrides:
+        return parse_config(str(config), overrides=overrides, validate=True)
+    validate(config)
+    return config
+
+
+__all__ = ["EvalResult", "as_config", "evaluate", "load_model", "predict", "train"]
