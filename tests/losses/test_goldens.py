@@ -19,8 +19,7 @@ def tensor(entry):
 
 @pytest.mark.parametrize(
     ("loss_class", "case"),
-    [(JRCLoss, case) for case in cases("loss_jrc")]
-    + [(BinaryFocalLoss, case) for case in cases("loss_binary_focal")],
+    [(JRCLoss, case) for case in cases("loss_jrc")] + [(BinaryFocalLoss, case) for case in cases("loss_binary_focal")],
 )
 def test_loss_and_input_gradients_equal_torcheasyrecs(loss_class, case):
     inputs = {name: tensor(entry) for name, entry in case["inputs"].items()}

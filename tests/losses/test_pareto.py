@@ -45,9 +45,7 @@ def test_total_uses_the_gradients_of_all_parameters_and_can_be_run_backward():
     pareto = ParetoEfficientMultiTaskLoss([0.1, 0.2])
     weights = pareto.weights(torch.stack(grads))
     total = pareto(losses, parameters)
-    assert total.item() == pytest.approx(
-        (weights[0] * losses["a"] + weights[1] * losses["b"]).item(), rel=1e-5
-    )
+    assert total.item() == pytest.approx((weights[0] * losses["a"] + weights[1] * losses["b"]).item(), rel=1e-5)
     total.backward()
     assert shared.weight.grad is not None and unused.weight.grad is None
 

@@ -107,9 +107,7 @@ def test_auc_refuses_labels_that_are_not_classes_and_useless_thresholds():
 
 
 def test_reset_forgets_rows_and_bins():
-    metric = fed(
-        AUC(max_rows=3), torch.tensor([0.1, 0.9, 0.2, 0.8]), torch.tensor([1, 0, 1, 0]), batch_size=2
-    )
+    metric = fed(AUC(max_rows=3), torch.tensor([0.1, 0.9, 0.2, 0.8]), torch.tensor([1, 0, 1, 0]), batch_size=2)
     assert metric.compute() == 0
     metric.reset()
     assert fed(metric, torch.tensor([0.1, 0.9]), torch.tensor([0, 1])).compute() == 1
@@ -154,18 +152,14 @@ def test_exact_multiclass_auc_equals_scikit_learn(average):
         labels, probs.double() / probs.double().sum(1, keepdim=True), multi_class="ovr", average=average
     )
     for max_rows in (10_000, 500):
-        auc = fed(
-            MulticlassAUC(3, average=average, max_rows=max_rows), probs, labels, batch_size=100
-        ).compute()
+        auc = fed(MulticlassAUC(3, average=average, max_rows=max_rows), probs, labels, batch_size=100).compute()
         assert auc.item() == pytest.approx(expected, abs=1e-4 if max_rows == 500 else 1e-6)
 
 
 @pytest.mark.parametrize("average", ["macro", "weighted", "none"])
 def test_multiclass_thresholds_give_torchmetrics_numbers(average):
     probs, labels = multiclass_rows()
-    expected = fed(
-        MulticlassAUROC(3, thresholds=50, average=average), probs, labels, batch_size=100
-    ).compute()
+    expected = fed(MulticlassAUROC(3, thresholds=50, average=average), probs, labels, batch_size=100).compute()
     auc = fed(MulticlassAUC(3, thresholds=50, average=average), probs, labels, batch_size=100).compute()
     torch.testing.assert_close(auc, expected)
 
@@ -203,9 +197,7 @@ def test_grouped_auc_is_the_mean_of_scikit_learns_over_the_groups(rows, batch_si
 
 def test_a_group_that_lies_on_two_ranks_is_one_group(two_ranks):
     first = fed(GroupedAUC(), torch.tensor([0.2, 0.9]), torch.tensor([0, 0]), torch.tensor([7, 8]))
-    second = fed(
-        GroupedAUC(), torch.tensor([0.5, 0.1, 0.3]), torch.tensor([1, 1, 1]), torch.tensor([7, 8, 9])
-    )
+    second = fed(GroupedAUC(), torch.tensor([0.5, 0.1, 0.3]), torch.tensor([1, 1, 1]), torch.tensor([7, 8, 9]))
     assert two_ranks(first, second) == 0.5
 
 
@@ -226,9 +218,7 @@ def test_decay_auc_of_one_block_is_the_binned_auc():
 
 def test_decay_auc_blends_confusion_matrices_not_values():
     rng = np.random.default_rng(0)
-    blocks = [
-        (torch.from_numpy(rng.random(50)).float(), torch.from_numpy(rng.integers(0, 2, 50))) for _ in range(3)
-    ]
+    blocks = [(torch.from_numpy(rng.random(50)).float(), torch.from_numpy(rng.integers(0, 2, 50))) for _ in range(3)]
     metric, confusion = DecayAUC(20), torch.zeros(20, 2, 2, dtype=torch.float64)
     for probs, labels in blocks:
         metric.update(probs, labels)

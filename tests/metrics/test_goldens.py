@@ -21,8 +21,7 @@ def tensor(entry):
 
 @pytest.mark.parametrize(
     ("metric_class", "case"),
-    [(GroupedAUC, case) for case in cases("metric_grouped_auc")]
-    + [(XAUC, case) for case in cases("metric_xauc")],
+    [(GroupedAUC, case) for case in cases("metric_grouped_auc")] + [(XAUC, case) for case in cases("metric_xauc")],
 )
 def test_metric_equals_torcheasyrecs(metric_class, case):
     torch.manual_seed(0)

@@ -58,17 +58,12 @@ def test_normalized_entropy_is_log_loss_over_that_of_the_mean_label():
 
 
 def test_eta_bounds_the_entropy_of_a_certain_mistake():
-    assert value(NormalizedEntropy(eta=0.5), torch.tensor([1.0, 0.0]), torch.tensor([0, 1])) == pytest.approx(
-        1
-    )
+    assert value(NormalizedEntropy(eta=0.5), torch.tensor([1.0, 0.0]), torch.tensor([0, 1])) == pytest.approx(1)
 
 
 def test_binary_accuracy_needs_a_probability_above_the_threshold():
     assert value(Accuracy(), torch.tensor([0.5, 0.6, 0.4, 0.7]), torch.tensor([1, 1, 0, 0])) == 0.5
-    assert (
-        value(Accuracy(threshold=0.65), torch.tensor([0.5, 0.6, 0.4, 0.7]), torch.tensor([1, 1, 0, 0]))
-        == 0.25
-    )
+    assert value(Accuracy(threshold=0.65), torch.tensor([0.5, 0.6, 0.4, 0.7]), torch.tensor([1, 1, 0, 0])) == 0.25
 
 
 def test_multiclass_accuracy_and_recall_look_at_the_best_k():

@@ -14,11 +14,7 @@ from tzrec_core.metrics.xauc import _rows_of_pair
 
 def slow_xauc(preds, labels):
     pairs = list(combinations(range(len(preds)), 2))
-    return (
-        np.mean([(preds[i] - preds[j]) * (labels[i] - labels[j]) > 0 for i, j in pairs])
-        if pairs
-        else math.nan
-    )
+    return np.mean([(preds[i] - preds[j]) * (labels[i] - labels[j]) > 0 for i, j in pairs]) if pairs else math.nan
 
 
 rows = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(0, 3)), min_size=1, max_size=40)

@@ -99,9 +99,7 @@ def test_meta_device_leaves_the_tables_unmaterialised(case):
 
 
 def test_torchs_default_device_reaches_every_parameter():
-    features = FEATURES.replace(
-        'expression: "user:r" value_dim: 2', 'expression: "user:r" embedding_dim: 2 mlp {}'
-    )
+    features = FEATURES.replace('expression: "user:r" value_dim: 2', 'expression: "user:r" embedding_dim: 2 mlp {}')
     groups = 'sequence_groups { feature_names: "one" feature_names: "s__x" } '
     encoder = "sequence_encoders { din_encoder { attn_mlp { hidden_units: [3] } } }"
     with torch.device("meta"):
@@ -112,9 +110,7 @@ def test_torchs_default_device_reaches_every_parameter():
 
 
 def test_names_its_groups_and_what_it_emits():
-    module = build(
-        group("d", "DEEP", "a r") + group("q", "SEQUENCE", "one s__x") + group("j", "JAGGED_SEQUENCE", "t")
-    )
+    module = build(group("d", "DEEP", "a r") + group("q", "SEQUENCE", "one s__x") + group("j", "JAGGED_SEQUENCE", "t"))
     assert module.group_names() == ["d", "q", "j"]
     assert module.grouped_features_keys() == {
         "d": ["d"],
@@ -129,9 +125,7 @@ def test_asking_for_an_unknown_group_names_the_nearest():
     module = build(group("deep", "DEEP", "a") + group("hist", "SEQUENCE", "t"))
     with pytest.raises(ConfigError, match=r"'dep' is not a feature group.*Did you mean 'deep'"):
         module.group_dims("dep")
-    with pytest.raises(
-        ConfigError, match=r"'hist' is a sequence group: ask for 'hist.query' or 'hist.sequence'"
-    ):
+    with pytest.raises(ConfigError, match=r"'hist' is a sequence group: ask for 'hist.query' or 'hist.sequence'"):
         module.group_total_dim("hist")
 
 
@@ -339,15 +333,11 @@ def test_padding_goes_to_the_longest_row_of_the_first_sequence_feature():
     assert outputs["long.sequence_length"].tolist() == [3, 0]
     x, t = table(module, "s__x_emb"), table(module, "t_emb")
     torch.testing.assert_close(outputs["short.sequence"][0, 0], torch.cat([t[1], x[0]]))
-    torch.testing.assert_close(
-        outputs["long.sequence"][0, 1:], torch.cat([x[[1, 2]], torch.zeros(2, 2)], dim=1)
-    )
+    torch.testing.assert_close(outputs["long.sequence"][0, 1:], torch.cat([x[[1, 2]], torch.zeros(2, 2)], dim=1))
 
 
 EMPTY_GROUPS = (
-    group("d", "DEEP", "a b")
-    + group("q", "SEQUENCE", "a one s__x s__m s__p")
-    + group("j", "JAGGED_SEQUENCE", "t")
+    group("d", "DEEP", "a b") + group("q", "SEQUENCE", "a one s__x s__m s__p") + group("j", "JAGGED_SEQUENCE", "t")
 )
 
 
@@ -494,9 +484,7 @@ class FromTensors(nn.Module):
         self.weighted = batch.sparse_features["__BASE__"].weights_or_none() is not None
         self.dense = [(keyed.keys(), keyed.length_per_key()) for keyed in batch.dense_features.values()]
         self.sequence_dense = list(batch.sequence_dense_features)
-        self.multi_value = [
-            key for keyed in batch.sequence_mulval_lengths.values() for key in list(keyed.keys())
-        ]
+        self.multi_value = [key for keyed in batch.sequence_mulval_lengths.values() for key in list(keyed.keys())]
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         def column(suffix: str, names: list[str]) -> Tensor:
@@ -518,8 +506,7 @@ class FromTensors(nn.Module):
             values = torch.cat([data[f"{key}.values"] for key in keys], dim=1)
             dense["__BASE__"] = KeyedTensor(keys=keys, length_per_key=widths, values=values)
         steps = {
-            name: JaggedTensor(data[f"{name}.values"], lengths=data[f"{name}.lengths"])
-            for name in self.sequence_dense
+            name: JaggedTensor(data[f"{name}.values"], lengths=data[f"{name}.lengths"]) for name in self.sequence_dense
         }
         return self.embedding_group(
             Batch(

@@ -393,9 +393,7 @@ def _fill(parameter: nn.Parameter, k: int) -> None:
 
 
 @pytest.mark.parametrize("fill", ["", "_ordered"])
-@pytest.mark.parametrize(
-    ("case", "model_class"), [("multi_tower_din", _MultiTowerDIN), ("tdm_softmax", _TDM)]
-)
+@pytest.mark.parametrize(("case", "model_class"), [("multi_tower_din", _MultiTowerDIN), ("tdm_softmax", _TDM)])
 def test_goldens(case: str, model_class: type, fill: str) -> None:
     golden = json.loads((_GOLDENS / f"{case}.json").read_text())
     ordered = [p for p in golden["params"]["ordered"] if not p[0].startswith("embedding_group.")]

@@ -138,6 +138,7 @@ class BatchLoader:
     false.
 
     Attributes:
+        name: the path as the user wrote it, or what stands for a table in memory.
         batch_size: rows per batch.
         num_workers: worker processes in use; 0 = none.
         num_rows: rows of the table, None when the reader cannot tell.
@@ -158,6 +159,7 @@ class BatchLoader:
         seed: int = 0,
         pin_memory: bool = False,
     ) -> None:
+        self.name = reader.name
         self.batch_size = reader.batch_size
         self.num_workers = num_workers
         self.num_rows = reader.num_rows

@@ -17,7 +17,8 @@ class DataParser:
     """Reads what a model needs from columns, without Python code per row.
 
     Args:
-        features: the features that the model reads, in the order of the batch.
+        features: the features that the model reads, in the order of the batch. Those with `stub_type`, which
+            only feed other features, are left out.
         labels: label columns; integers become int64, other numbers float32, lists jagged labels.
         sample_weights: weight columns, float32.
 
@@ -28,7 +29,7 @@ class DataParser:
     def __init__(
         self, features: Sequence[BaseFeature], labels: Sequence[str] = (), sample_weights: Sequence[str] = ()
     ) -> None:
-        self.features = list(features)
+        self.features = [feature for feature in features if not feature.stub_type]
         self.labels = list(labels)
         self.sample_weights = list(sample_weights)
         inputs = [column for feature in self.features for column in feature.inputs]

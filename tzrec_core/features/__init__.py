@@ -2,5 +2,6 @@
 
 from tzrec_core.features.create import create_features
 from tzrec_core.features.feature import BaseFeature
+from tzrec_core.features.rows import Parsed
 
-__all__ = ["BaseFeature", "create_features"]
+__all__ = ["BaseFeature", "Parsed", "create_features"]

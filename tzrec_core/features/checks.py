@@ -24,6 +24,7 @@ ENCODINGS = (
     "boundaries",
 )
 _DENSE_EMBEDDINGS = ("autodis", "mlp")
+_OF_A_TABLE = ("embedding_name", "init_fn", "pooling", "data_type", "trainable")
 _SIDES = ("user", "item", "context")
 _POOLINGS = ("sum", "mean")
 _DATA_TYPES = ("FP32", "FP16")
@@ -121,14 +122,17 @@ def _sequence_problems(feature: "BaseFeature") -> list[str]:
 
 def _table_problems(feature: "BaseFeature") -> list[str]:
     found = []
-    if not feature.has_embedding:
-        for field in ("embedding_dim", "embedding_name", "init_fn"):
-            if feature.explicit(field) is not None:
+    if not feature.is_sparse:
+        fields, what, ways = _OF_A_TABLE, "a number without a table", ENCODINGS
+        if not feature.has_embedding:
+            fields, what, ways = ("embedding_dim", *fields), "a plain number", (*ENCODINGS, *_DENSE_EMBEDDINGS)
+        for field in fields:
+            default = feature.config.DESCRIPTOR.fields_by_name[field].default_value
+            if feature.explicit(field) not in (None, default):
                 found.append(
-                    f"{feature.at(field)} has no effect on a plain number. Remove it, or set one of "
-                    f"{_options(feature, (*ENCODINGS, *_DENSE_EMBEDDINGS))}."
+                    f"{feature.at(field)} has no effect on {what}. Remove it, or set one of {_options(feature, ways)}."
                 )
-    elif not feature.embedding_dim:
+    if feature.has_embedding and not feature.embedding_dim:
         found.append(f"{feature.at('embedding_dim')} is 0. Set the width of its embedding, such as 16.")
     if feature.is_sparse and feature.dense_emb_config is not None:
         found.append(f"{feature.at('autodis, mlp')} embed a number, but {feature.encoding} makes it an id. Remove one.")

@@ -50,6 +50,4 @@ class SoftmaxCrossEntropy(nn.Module):
 
     def forward(self, preds: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits (B, C) against class numbers (B,) in [0, C)."""
-        return F.cross_entropy(
-            preds, labels.long(), reduction=self._reduction, label_smoothing=self._label_smoothing
-        )
+        return F.cross_entropy(preds, labels.long(), reduction=self._reduction, label_smoothing=self._label_smoothing)

@@ -29,13 +29,9 @@ class ParetoEfficientMultiTaskLoss(nn.Module):
         super().__init__()
         self._min_c = None if min_c is None else [float(c) for c in min_c]
         if self._min_c and (min(self._min_c) < 0 or sum(self._min_c) > 1 + 1e-6):
-            raise ConfigError(
-                f"pareto_min_loss_weight = {self._min_c}: each must be >= 0, their sum at most 1."
-            )
+            raise ConfigError(f"pareto_min_loss_weight = {self._min_c}: each must be >= 0, their sum at most 1.")
 
-    def forward(
-        self, losses: Mapping[str, Tensor] | Sequence[Tensor], parameters: Iterable[nn.Parameter]
-    ) -> Tensor:
+    def forward(self, losses: Mapping[str, Tensor] | Sequence[Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
         """Weight the losses by their gradients and add them up.
 
         Runs one backward pass per loss and keeps the graph, so that the total can be run backward as usual.
@@ -76,9 +72,7 @@ class ParetoEfficientMultiTaskLoss(nn.Module):
 def _gram(losses: list[Tensor], parameters: list[nn.Parameter]) -> Tensor:
     """Inner products of the losses' gradients, (K, K) float64, added up parameter by parameter."""
     grads = [
-        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        if loss.requires_grad
-        else ()
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
         for loss in losses
     ]
     gram_KK = torch.zeros(len(losses), len(losses), dtype=torch.float64, device=losses[0].device)

@@ -40,11 +40,7 @@ class RowMetric(Metric):
         chunks = getattr(self, name)
         if isinstance(chunks, Tensor):
             return chunks
-        return (
-            torch.cat(chunks)
-            if chunks
-            else torch.empty(0, dtype=self._column_dtypes[name], device=self.device)
-        )
+        return torch.cat(chunks) if chunks else torch.empty(0, dtype=self._column_dtypes[name], device=self.device)
 
     def _num_rows(self, name: str) -> int:
         return sum(len(chunk) for chunk in getattr(self, name))

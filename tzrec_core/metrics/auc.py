@@ -32,9 +32,7 @@ class _OneVersusRest(RowMetric):
     presence.
     """
 
-    def __init__(
-        self, name: str, num_class: int, positives: list[int], thresholds: int | None, max_rows: int
-    ) -> None:
+    def __init__(self, name: str, num_class: int, positives: list[int], thresholds: int | None, max_rows: int) -> None:
         super().__init__()
         if thresholds is not None and thresholds < 2:
             raise ConfigError(
@@ -80,9 +78,7 @@ class _OneVersusRest(RowMetric):
         return labels_N[:, None] == self._positives_C
 
     def _rows(self) -> tuple[Tensor, Tensor]:
-        return self._column("scores").view(-1, len(self._positives_C)), self._is_positive(
-            self._column("labels")
-        )
+        return self._column("scores").view(-1, len(self._positives_C)), self._is_positive(self._column("labels"))
 
     def _folded(self) -> Tensor:
         """Counts of all rows, those in the bins (of every rank, when in sync) and those still kept."""
@@ -157,9 +153,7 @@ class MulticlassAUC(_OneVersusRest):
         self, num_class: int, thresholds: int | None = None, average: str = "macro", max_rows: int = MAX_ROWS
     ) -> None:
         if num_class < 2:
-            raise ConfigError(
-                f"multiclass_auc needs num_class >= 2, got {num_class}; take auc for one class."
-            )
+            raise ConfigError(f"multiclass_auc needs num_class >= 2, got {num_class}; take auc for one class.")
         if average not in _AVERAGES:
             raise ConfigError(
                 f"multiclass_auc.average = {average!r} is not one of {', '.join(_AVERAGES)}."
@@ -178,9 +172,7 @@ class MulticlassAUC(_OneVersusRest):
         if self._average == "none":
             return areas_C.float()
         defined_C = ~areas_C.isnan()
-        weights_C = (
-            weights_C[defined_C].double() if self._average == "weighted" else defined_C[defined_C].double()
-        )
+        weights_C = weights_C[defined_C].double() if self._average == "weighted" else defined_C[defined_C].double()
         return ((areas_C[defined_C] * weights_C).sum() / weights_C.sum()).float()
 
 

@@ -35,9 +35,7 @@ class XAUC(RowMetric):
         ConfigError: sample_ratio is out of range.
     """
 
-    def __init__(
-        self, sample_ratio: float = 1e-3, max_pairs: int | None = None, in_batch: bool = False
-    ) -> None:
+    def __init__(self, sample_ratio: float = 1e-3, max_pairs: int | None = None, in_batch: bool = False) -> None:
         super().__init__()
         if not 0 < sample_ratio <= 1:
             raise ConfigError(f"xauc.sample_ratio = {sample_ratio} lies outside (0, 1].")
@@ -121,9 +119,7 @@ class GroupedXAUC(RowMetric):
             group_P = torch.searchsorted(end_G, slot_P, right=True)
             slot_P -= (end_G - num_pairs_G)[group_P]
             all_pairs_P = all_pairs_G[group_P]
-            drawn_P = (
-                torch.rand(len(slot_P), dtype=torch.float64, device=slot_P.device) * all_pairs_P
-            ).long()
+            drawn_P = (torch.rand(len(slot_P), dtype=torch.float64, device=slot_P.device) * all_pairs_P).long()
             row_P, other_P = _rows_of_pair(torch.where(all_pairs_P > self._max_pairs, drawn_P, slot_P))
             first_P = first_G[group_P]
             right_P = _is_right(preds_N, labels_N, first_P + row_P, first_P + other_P)

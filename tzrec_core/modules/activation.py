@@ -79,9 +79,7 @@ def create_activation(spec: str, *, hidden_size: int | None = None, dim: int = 2
     try:
         module = getattr(nn, name.removeprefix("nn."))(*args, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(
-            f"activation = {spec!r}: the arguments do not fit torch.{name}: {error}."
-        ) from error
+        raise ConfigError(f"activation = {spec!r}: the arguments do not fit torch.{name}: {error}.") from error
     assert isinstance(module, nn.Module)
     return module
 

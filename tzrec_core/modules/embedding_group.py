@@ -90,9 +90,7 @@ class PooledEmbedding(BaseModule):
         weighted = [name for name, feature in features.items() if feature.is_sparse and feature.is_weighted]
         self._mean_features: list[str] = []
         if weighted:
-            self._mean_features = [
-                name for c in configs if c.pooling == PoolingType.MEAN for name in c.feature_names
-            ]
+            self._mean_features = [name for c in configs if c.pooling == PoolingType.MEAN for name in c.feature_names]
             configs = [replace(config, pooling=PoolingType.SUM) for config in configs]
         self._has_sparse = bool(configs)
         if configs:
@@ -176,8 +174,7 @@ class EmbeddingGroup(BaseModule):
         known = {feature.name: feature for feature in features}
         self._is_sequence = {group.group_name: is_sequence_group(group) for group in feature_groups}
         self._has_plain = {
-            group.group_name: bool(group.feature_names) and not is_sequence_group(group)
-            for group in feature_groups
+            group.group_name: bool(group.feature_names) and not is_sequence_group(group) for group in feature_groups
         }
         pooled: dict[str, list[PooledGroup]] = {}
         stepped: dict[str, list[SequenceGroup]] = {}
@@ -186,18 +183,12 @@ class EmbeddingGroup(BaseModule):
             if self._has_plain[group.group_name]:
                 plain = _pooled_group(group, known, wide_embedding_dim, wide_init_fn)
                 pooled.setdefault(plain.features[0].data_group, []).append(plain)
-                self._feature_dims[group.group_name] = {
-                    f.name: plain.wide_dim or f.output_dim for f in plain.features
-                }
+                self._feature_dims[group.group_name] = {f.name: plain.wide_dim or f.output_dim for f in plain.features}
             for sequence in sequence_groups(group, known):
                 stepped.setdefault(sequence.features[0].data_group, []).append(sequence)
                 self._feature_dims[f"{sequence.name}.query"] = {f.name: f.output_dim for f in sequence.query}
-                self._feature_dims[f"{sequence.name}.sequence"] = {
-                    f.name: f.output_dim for f in sequence.sequence
-                }
-        self.emb_impls = nn.ModuleDict(
-            {dg: PooledEmbedding(groups, dg, device) for dg, groups in pooled.items()}
-        )
+                self._feature_dims[f"{sequence.name}.sequence"] = {f.name: f.output_dim for f in sequence.sequence}
+        self.emb_impls = nn.ModuleDict({dg: PooledEmbedding(groups, dg, device) for dg, groups in pooled.items()})
         self.seq_emb_impls = nn.ModuleDict(
             {dg: SequenceEmbedding(groups, dg, device) for dg, groups in stepped.items()}
         )
@@ -248,9 +239,7 @@ class EmbeddingGroup(BaseModule):
     def _encode(self, name: str, stepped: Mapping[str, Tensor]) -> list[Tensor]:
         """Run a DEEP group's encoders, which know the sequence groups without the group's name."""
         prefix = f"{name}/"
-        sequences = {
-            key.removeprefix(prefix): value for key, value in stepped.items() if key.startswith(prefix)
-        }
+        sequences = {key.removeprefix(prefix): value for key, value in stepped.items() if key.startswith(prefix)}
         return [encoder(sequences) for encoder in self._group_name_to_seq_encoders[name]]
 
     def group_names(self) -> list[str]:
@@ -281,8 +270,7 @@ class EmbeddingGroup(BaseModule):
             )
         names = self.group_names()
         raise ConfigError(
-            f"{group_name!r} is not a feature group. Groups are: {', '.join(names)}."
-            f"{did_you_mean(group_name, names)}"
+            f"{group_name!r} is not a feature group. Groups are: {', '.join(names)}.{did_you_mean(group_name, names)}"
         )
 
     def group_total_dim(self, group_name: str) -> int:

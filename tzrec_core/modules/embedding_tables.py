@@ -61,9 +61,7 @@ class TableSet:
             "num_embeddings": (shared.num_embeddings, config.num_embeddings),
             "embedding_dim": (shared.embedding_dim, config.embedding_dim),
             "data_type": (shared.data_type.value, config.data_type.value),
-            "pooling": tuple(
-                getattr(c, "pooling", None) and c.pooling.value.lower() for c in (shared, config)
-            ),
+            "pooling": tuple(getattr(c, "pooling", None) and c.pooling.value.lower() for c in (shared, config)),
             "trainable": (owner.trainable, feature.trainable),
         }
         if init_fn and self._init_fns[config.name]:
@@ -98,9 +96,7 @@ def embedding_names(configs: Iterable[BaseEmbeddingConfig]) -> dict[tuple[str, s
         for feature_name in config.feature_names:
             num_tables[feature_name] = num_tables.get(feature_name, 0) + 1
     return {
-        (feature_name, config.name): feature_name
-        if num_tables[feature_name] == 1
-        else f"{feature_name}@{config.name}"
+        (feature_name, config.name): feature_name if num_tables[feature_name] == 1 else f"{feature_name}@{config.name}"
         for config in configs
         for feature_name in config.feature_names
     }

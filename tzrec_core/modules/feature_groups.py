@@ -44,9 +44,7 @@ def is_sequence_group(group: model_pb2.FeatureGroupConfig) -> bool:
     return group.group_type in (model_pb2.SEQUENCE, model_pb2.JAGGED_SEQUENCE)
 
 
-def sequence_groups(
-    group: model_pb2.FeatureGroupConfig, known: Mapping[str, BaseFeature]
-) -> list[SequenceGroup]:
+def sequence_groups(group: model_pb2.FeatureGroupConfig, known: Mapping[str, BaseFeature]) -> list[SequenceGroup]:
     """The group itself when it is a sequence group, else its `sequence_groups`, named `<group>/<member>`."""
     if is_sequence_group(group):
         is_jagged = group.group_type == model_pb2.JAGGED_SEQUENCE
@@ -107,9 +105,7 @@ def _member_problems(where: str, names: Iterable[str], known: Mapping[str, BaseF
                 )
 
 
-def _plain_problems(
-    where: str, group: model_pb2.FeatureGroupConfig, known: Mapping[str, BaseFeature]
-) -> Iterator[str]:
+def _plain_problems(where: str, group: model_pb2.FeatureGroupConfig, known: Mapping[str, BaseFeature]) -> Iterator[str]:
     yield from _member_problems(where, group.feature_names, known)
     if not group.feature_names and not group.sequence_groups:
         yield f"{where} has no features. Add feature_names, or remove the group."

@@ -91,9 +91,7 @@ def mean_weights(features: KeyedJaggedTensor, mean_features: list[str]) -> Keyed
     for i, key in enumerate(features.keys()):
         row_lengths = lengths[i].clamp(min=1).to(features.weights().dtype)
         scales.append(1.0 / row_lengths if key in mean_features else torch.ones_like(row_lengths))
-    scale = torch.repeat_interleave(
-        torch.cat(scales), features.lengths(), output_size=features.values().numel()
-    )
+    scale = torch.repeat_interleave(torch.cat(scales), features.lengths(), output_size=features.values().numel())
     return KeyedJaggedTensor(
         keys=features.keys(),
         values=features.values(),

@@ -42,9 +42,7 @@ class Perceptron(nn.Module):
         super().__init__()
         assert dim in (2, 3), dim
         if use_bn and use_ln:
-            raise ConfigError(
-                "an MLP has use_bn and use_ln both true: a layer takes one norm, remove one of them."
-            )
+            raise ConfigError("an MLP has use_bn and use_ln both true: a layer takes one norm, remove one of them.")
         if not 0.0 <= dropout_ratio <= 1.0:
             raise ConfigError(f"an MLP has dropout_ratio = {dropout_ratio:g}: it is a share, write 0 to 1.")
         self.perceptron = nn.Sequential(nn.Linear(in_features, out_features, bias=bias and not use_bn))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tzrec_core.errors import ConfigError, did_you_mean
@@ -35,9 +35,7 @@ class SequenceEncoder(BaseModule):
         ConfigError: max_seq_length is negative.
     """
 
-    def __init__(
-        self, sequence_dim: int, query_dim: int, input: str, name: str = "", max_seq_length: int = 0
-    ) -> None:
+    def __init__(self, sequence_dim: int, query_dim: int, input: str, name: str = "", max_seq_length: int = 0) -> None:
         super().__init__()
         self._sequence_dim = sequence_dim
         self._query_dim = query_dim
@@ -49,9 +47,7 @@ class SequenceEncoder(BaseModule):
             else (f"{type(self).__name__} on group {input!r}")
         )
         if max_seq_length < 0:
-            raise ConfigError(
-                f"{self._title}: max_seq_length = {max_seq_length}: write 0 for all steps, or more."
-            )
+            raise ConfigError(f"{self._title}: max_seq_length = {max_seq_length}: write 0 for all steps, or more.")
 
     def input(self) -> str:
         """The sequence group it reads."""
@@ -136,9 +132,7 @@ class DINEncoder(SequenceEncoder):
         """Attend from the query to the steps: (B, D)."""
         sequence_BTD, length_B = self._read_sequence(sequence_embedded)
         query_BTD = self._read_query(sequence_embedded).unsqueeze(1).expand_as(sequence_BTD)
-        pair_BTP = torch.cat(
-            [query_BTD, sequence_BTD, query_BTD - sequence_BTD, query_BTD * sequence_BTD], dim=2
-        )
+        pair_BTP = torch.cat([query_BTD, sequence_BTD, query_BTD - sequence_BTD, query_BTD * sequence_BTD], dim=2)
         score_BT = self.linear(self.mlp(pair_BTP)).squeeze(2)
         return _attend(score_BT, sequence_BTD, length_B)
 
@@ -157,9 +151,7 @@ class SimpleAttention(SequenceEncoder):
         ConfigError: the widths differ.
     """
 
-    def __init__(
-        self, sequence_dim: int, query_dim: int, input: str, name: str = "", max_seq_length: int = 0
-    ) -> None:
+    def __init__(self, sequence_dim: int, query_dim: int, input: str, name: str = "", max_seq_length: int = 0) -> None:
         super().__init__(sequence_dim, query_dim, input, name, max_seq_length)
         self._require_query_that_fits()
         if query_dim != sequence_dim:
@@ -261,9 +253,7 @@ class SelfAttentionEncoder(SequenceEncoder):
         self.query = nn.Linear(sequence_dim, multihead_attn_dim)
         self.key = nn.Linear(sequence_dim, multihead_attn_dim)
         self.value = nn.Linear(sequence_dim, multihead_attn_dim)
-        self.multihead_attn = nn.MultiheadAttention(
-            multihead_attn_dim, num_heads, dropout=dropout, batch_first=True
-        )
+        self.multihead_attn = nn.MultiheadAttention(multihead_attn_dim, num_heads, dropout=dropout, batch_first=True)
 
     def output_dim(self) -> int:
         """Width of the vector it writes."""

@@ -111,10 +111,7 @@ class SequenceEmbedding(BaseModule):
                     dim, name = self._output_names[feature.name, self._tables[group.name, feature.name]]
                     embedded[feature.name] = looked_up[dim][name]
             if group.query:
-                parts = [
-                    _query_vector(f, embedded[f.name], ids) if f.is_sparse else dense[f.name]
-                    for f in group.query
-                ]
+                parts = [_query_vector(f, embedded[f.name], ids) if f.is_sparse else dense[f.name] for f in group.query]
                 outputs[f"{group.name}.query"] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
             steps = [
                 _embedded_steps(f, embedded[f.name], multi_value)
@@ -171,7 +168,5 @@ def _join_steps(group: SequenceGroup, steps: list[tuple[Tensor, Tensor]]) -> Ten
         return jagged.concat_steps([values for values, _ in steps], names)
     num_steps = jagged.longest(first_lengths)
     if all(f.is_grouped_sequence and f.sequence_name == features[0].sequence_name for f in features):
-        return jagged.pad_rows(
-            jagged.concat_steps([values for values, _ in steps], names), first_lengths, num_steps
-        )
+        return jagged.pad_rows(jagged.concat_steps([values for values, _ in steps], names), first_lengths, num_steps)
     return torch.cat([jagged.pad_rows(values, lengths, num_steps) for values, lengths in steps], dim=2)

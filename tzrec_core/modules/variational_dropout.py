@@ -54,9 +54,7 @@ class VariationalDropout(BaseModule):
         self._widths = list(features_dimension.values())
         num_probs = sum(self._widths) if embedding_wise_variational_dropout else len(self._widths)
         self.feature_p = nn.Parameter(torch.empty(num_probs))
-        self.feature_dim = nn.Parameter(
-            torch.empty(len(self._widths), dtype=torch.int64), requires_grad=False
-        )
+        self.feature_dim = nn.Parameter(torch.empty(len(self._widths), dtype=torch.int64), requires_grad=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

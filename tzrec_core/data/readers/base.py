@@ -39,6 +39,9 @@ class BaseReader(ABC):
 
     #: What messages call the source: what the user wrote.
     name: str
+    #: As given to the constructor.
+    columns: list[str] | None
+    data_config: DataConfig
     #: True when the rows live in this process's memory, where worker processes cannot see them.
     in_memory: bool = False
 
@@ -53,8 +56,8 @@ class BaseReader(ABC):
         assert batch_size > 0
         self.batch_size = batch_size
         self.name = paths
-        self._columns = None if columns is None else list(columns)
-        self._data_config = DataConfig() if data_config is None else data_config
+        self.columns = None if columns is None else list(columns)
+        self.data_config = DataConfig() if data_config is None else data_config
         self._worker_index, self._num_workers = 0, 1
         self._shuffle: _Shuffle | None = None
 

@@ -55,10 +55,10 @@ class CsvReader(BaseReader):
         data_config: DataConfig | None = None,
     ) -> None:
         super().__init__(paths, batch_size=batch_size, columns=columns, data_config=data_config)
-        self._delimiter, self._has_header = self._data_config.delimiter, self._data_config.with_header
+        self._delimiter, self._has_header = self.data_config.delimiter, self.data_config.with_header
         if len(self._delimiter.encode()) != 1:
             raise ConfigError(f"data_config.delimiter = {self._delimiter!r} is not one ASCII character")
-        declared = declared_types(self._data_config)
+        declared = declared_types(self.data_config)
         if not self._has_header and not declared:
             raise ConfigError(
                 "data_config: CSV files without a header line need the names of their columns: set "
@@ -69,7 +69,7 @@ class CsvReader(BaseReader):
         self.in_memory = any(is_in_memory(path) for path in self._files)
         file_columns = {path: self._names(path) for path in self._files}
         filled = [path for path, names in file_columns.items() if names]
-        asked = self._columns
+        asked = self.columns
         if asked is None:
             asked = file_columns[filled[0]] if filled else self._declared_names
         for path in filled:

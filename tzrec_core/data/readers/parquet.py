@@ -51,7 +51,7 @@ class ParquetReader(BaseReader):
         data_config: DataConfig | None = None,
     ) -> None:
         super().__init__(paths, batch_size=batch_size, columns=columns, data_config=data_config)
-        declared = declared_types(self._data_config)
+        declared = declared_types(self.data_config)
         self._row_groups: list[_RowGroup] = []
         self._opened: tuple[str, pq.ParquetFile] | None = None
         schemas: dict[str, pa.Schema] = {}
@@ -64,7 +64,7 @@ class ParquetReader(BaseReader):
                 num_rows = file.metadata.row_group(index).num_rows
                 self._row_groups.append(_RowGroup(path, index, first_row, num_rows))
                 first_row += num_rows
-        names = schemas[files[0]].names if self._columns is None else self._columns
+        names = schemas[files[0]].names if self.columns is None else self.columns
         for path, schema in schemas.items():
             check_columns(path, schema.names, [*names, *declared])
         self._schema = pa.schema([(name, declared.get(name) or _common_type(name, schemas)) for name in names])

@@ -39,8 +39,8 @@ class TableReader(BaseReader):
     ) -> None:
         super().__init__(_NAME, batch_size=batch_size, columns=columns, data_config=data_config)
         self._table = as_arrow(data).combine_chunks()
-        declared = declared_types(self._data_config)
-        names = self._table.schema.names if self._columns is None else self._columns
+        declared = declared_types(self.data_config)
+        names = self._table.schema.names if self.columns is None else self.columns
         check_columns(_NAME, self._table.schema.names, [*names, *declared])
         self._schema = pa.schema(
             [(name, declared.get(name) or plain_type(self._table.schema.field(name).type)) for name in names]
