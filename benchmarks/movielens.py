@@ -45,7 +45,8 @@ Mean of {args.seeds} seeds, smallest and largest in brackets. Eval = each user's
 | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-`python benchmarks/movielens.py --seeds {args.seeds}` on {machine}, {stack}. The wall time holds evaluations and checkpoints.
+`python benchmarks/movielens.py --seeds {args.seeds}` on {machine}, {stack}. The wall time
+holds evaluations and checkpoints.
 """
     (Path(__file__).parent / "results" / "movielens.md").write_text(text)
 
