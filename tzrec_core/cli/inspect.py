@@ -63,7 +63,7 @@ def list_models(
         return
     print_plugin_problems()
     if not rows:
-        console().print("No models are installed. Install one, for instance: pip install tzrec-deepfm")
+        typer.echo("No models are installed. Install one, for instance: pip install tzrec-deepfm")
         return
     print_table(
         ["name", "task", "plugin", "summary"],
@@ -96,7 +96,7 @@ def list_plugins(json: JsonOption = False) -> None:
     ]
     print_table(["name", "plugin", "state", "offers"], table)
     for note in registry().problems():
-        console().print(f"note: {note}", markup=False, highlight=False)
+        typer.echo(f"note: {note}")
 
 
 def _offers(specs: Sequence[Spec]) -> str:
@@ -262,9 +262,7 @@ def validate(config: ConfigArgument, set_: SetOption = None, json: JsonOption = 
         return
     state = "" if offer.plugin.state is State.OK else f" ({offer.plugin.state})"
     groups = ", ".join(g.group_name for g in checked.model_config.feature_groups)
-    console().print(
+    typer.echo(
         f"{config} is valid: {offer.spec.name} of {offer.plugin.distribution} {offer.plugin.version}{state}, "
-        f"{num_features} features in groups {groups}",
-        markup=False,
-        highlight=False,
+        f"{num_features} features in groups {groups}"
     )

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from google.protobuf import descriptor_pb2
 
-from tzrec_core.cli.output import console
 from tzrec_core.errors import ConfigError
 
 _GRPC_TOOLS = "grpcio-tools==1.76.0"
@@ -52,7 +51,7 @@ def protoc(
     if done.returncode:
         raise ConfigError(f"{file} does not compile:\n{done.stderr.strip()}")
     stem = os.path.splitext(inner)[0]
-    console().print(f"wrote {root / stem}_pb2.py and {root / stem}_pb2.pyi", markup=False, highlight=False)
+    typer.echo(f"wrote {root / stem}_pb2.py and {root / stem}_pb2.pyi")
 
 
 def _locate(file: Path) -> tuple[Path, str]:
