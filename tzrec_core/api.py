@@ -70,12 +70,17 @@ def evaluate(
         data: what to evaluate on; None = the config's eval_input_path.
         overrides: changes, as `--set` takes them.
         checkpoint: folder; None = the latest of model_dir.
+
+    Raises:
+        ConfigError: all mistakes of the config at once, or there is nothing to evaluate on.
+        CheckpointError: there is no checkpoint, or it does not fit the config.
+        DataError, PluginError: as `train`.
     """
     checked = as_config(config, overrides=overrides)
     from tzrec_core.data.loader import create_dataloader
     from tzrec_core.engine.checkpoint import find_checkpoint, load_model, read_meta
     from tzrec_core.engine.evaluate import evaluate_model
-    from tzrec_core.engine.run_log import json_line
+    from tzrec_core.engine.run_log import append_result
     from tzrec_core.engine.setup import build, compare_plugins
     from tzrec_core.models import TrainWrapper
 
@@ -98,8 +103,7 @@ def evaluate(
         every=checked.eval_config.log_step_count_steps,
         total=loader.num_batches,
     )
-    with (Path(checked.model_dir) / EVAL_RESULT).open("a", encoding="utf-8") as file:
-        file.write(json_line({"global_step": step, **metrics}))
+    append_result(checked.model_dir, EVAL_RESULT, step, metrics)
     return EvalResult(folder, step, metrics)
 
 
@@ -115,7 +119,25 @@ def predict(
     batch_size: int | None = None,
     overwrite: bool = False,
 ) -> "PredictResult":
-    """Predict every row of a table with a checkpoint; see `tzrec_core.engine.predict.predict`."""
+    """Predict every row of a table with a checkpoint.
+
+    Args:
+        config: path, text or message.
+        data: path or table to predict; labels are not needed.
+        output_path: a folder, or a file that ends in .parquet or .csv; None = return the predictions.
+        overrides: changes, as `--set` takes them.
+        checkpoint: folder; None = the latest of model_dir.
+        reserved_columns: input columns to write beside the predictions; `["ALL_COLUMNS"]` = all.
+        output_columns: predictions to write; None = all.
+        batch_size: rows per batch; None = the config's.
+        overwrite: replace what an earlier run wrote.
+
+    Raises:
+        ConfigError: all mistakes of the config at once, or a column is asked for that cannot be.
+        CheckpointError: there is no checkpoint, or it does not fit the config.
+        DataError: a row cannot be read, or the output exists.
+        PluginError: a plugin that the model needs does not work.
+    """
     checked = as_config(config, overrides=overrides)
     from tzrec_core.engine.predict import predict as run
 

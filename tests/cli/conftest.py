@@ -1,6 +1,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import sys
 import warnings
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ def tzrec(monkeypatch, capfd, tmp_path):
             patch.setattr(registry_module, "_current", None)
             patch.setattr(app_module.app, "registered_groups", [])
             patch.setattr(sys, "argv", ["tzrec", *arguments])
+            for name in ("tzrec_core", "torch.fx._symbolic_trace"):  # main() sets their levels for the process
+                after.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
             after.callback(capfd.readouterr)
             capfd.readouterr()
             try:

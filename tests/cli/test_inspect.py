@@ -44,6 +44,7 @@ def test_models_as_json(tiny):
 def test_models_of_one_task(tiny):
     assert [row["name"] for row in tiny("list-models", "--task", "rank", "--json").json] == ["tiny"]
     assert tiny("list-models", "--task", "match", "--json").json == []
+    assert "No model of task match is installed" in tiny("list-models", "--task", "match").out
     result = tiny("list-models", "--task", "rnak")
     assert result.code == 2
     assert "--task 'rnak' is not one of rank, multitask, match" in result.err
@@ -152,7 +153,7 @@ def test_a_valid_config_is_summed_up(tiny, config_file):
     result = tiny("validate", str(config_file))
     assert result.code == 0
     assert "tiny.config is valid: tiny of " in result.out
-    assert "3 features in groups deep" in result.out
+    assert "tiny.py, 3 features in groups deep" in result.out
     shown = tiny("validate", str(config_file), "--json").json
     assert shown == {"ok": True, "problems": [], "model": "tiny", "num_features": 3}
 

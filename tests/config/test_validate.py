@@ -346,3 +346,10 @@ def test_a_loss_in_a_slot_is_called_by_its_own_name(mistakes):
     with use_registry(Registry([Plugin(name="a", distribution="a", specs=[loss, model])])):
         text = "model_config { m {} num_class: 5 losses { plugin { [tzrec.dev/tzrec_core.protos.MLP] {} } } }"
         assert mistakes(text, partial=True) == ["model_config.num_class = 5 does not fit many, which takes 2 to 4"]
+
+
+def test_a_table_that_only_a_plugin_could_read_names_the_kind_of_plugin():
+    for name, what in (("OdpsDataset", "MaxCompute tables"), ("KafkaDataset", "Kafka topics")):
+        config = parse_config(f"data_config {{ dataset_type: {name} }}", partial=True)
+        (mistake,) = find_mistakes(config, partial=True)
+        assert f"dataset_type = {name}: {what} are read by a plugin that offers a ReaderSpec" in mistake

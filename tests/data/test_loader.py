@@ -289,8 +289,8 @@ def test_tables_in_memory_are_read_in_this_process():
         ("eval_batch_size: 0", "eval_batch_size = 0"),
         ("shuffle: true shuffle_buffer_size: 0", "shuffle_buffer_size = 0"),
         ("fg_threads: 0", "fg_threads = 0"),
-        ("sample_mask_prob: 0.5", "sample_mask_prob is not supported yet"),
-        ("negative_sample_mask_prob: 0.5", "negative_sample_mask_prob is not supported yet"),
+        ("sample_mask_prob: 0.5", "data_config.sample_mask_prob: masking samples is not supported yet"),
+        ("negative_sample_mask_prob: 0.5", "negative_sample_mask_prob: masking samples is not supported yet"),
         ("sample_cost_field: 'x'", "sample_cost_field: .*not supported yet"),
         ("batch_cost_size: 9", "batch_cost_size: .*not supported yet"),
         ("is_orderby_partition: true", "is_orderby_partition is for OdpsDataset"),
@@ -298,7 +298,7 @@ def test_tables_in_memory_are_read_in_this_process():
         ("odps_data_compression: 'ZSTD'", "odps_data_compression is for OdpsDataset"),
         (
             "negative_sampler { input_path: 'x' num_sample: 1 item_id_field: 'item' }",
-            "negative_sampler: negative sampling is not supported yet.*matching models",
+            "negative_sampler: sampling negatives is not supported yet.*matching models",
         ),
     ],
 )

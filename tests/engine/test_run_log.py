@@ -48,7 +48,7 @@ def test_without_a_terminal_a_line_comes_every_few_steps():
         "train step 2/5  N  loss 0.25  N",
         "train step 4/5  N  loss 0.25  N",
     ]
-    assert (meter.steps, meter.rows) == (5, 50)
+    assert (meter.num_steps, meter.num_rows) == (5, 50)
 
 
 def test_an_unknown_length_shows_no_total():
@@ -73,7 +73,7 @@ def test_paused_time_does_not_count(monkeypatch):
     now = iter([0.0, 1.0, 101.0, 2.0 + 100.0])
     monkeypatch.setattr(run_log.time, "perf_counter", lambda: next(now))
     meter = Meter.__new__(Meter)
-    meter._live, meter.rows, meter._started = False, 30, run_log.time.perf_counter()
+    meter._live, meter.num_rows, meter._started = False, 30, run_log.time.perf_counter()
     with meter.paused():
         pass
     assert meter.rate == pytest.approx(15.0)

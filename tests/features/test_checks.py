@@ -25,9 +25,12 @@ def _refused(make_features, config, data_config=""):
         ("embedding_dim: 0 num_buckets: 5", "embedding_dim is 0"),
         ('embedding_dim: 4 num_buckets: 5 pooling: "max"', "pooling 'max' is not one of sum, mean"),
         ('embedding_dim: 4 num_buckets: 5 data_type: "INT8"', "data_type 'INT8' is not one of FP32, FP16"),
-        ("embedding_dim: 4 num_buckets: 5 use_mask: true", "use_mask is not supported yet"),
-        ('embedding_dim: 4 num_buckets: 5 fg_value_type: "INT"', "fg_value_type 'INT' is not supported"),
-        ('embedding_dim: 4 num_buckets: 5 asset_dir: "d"', "asset_dir 'd' is not supported"),
+        ("embedding_dim: 4 num_buckets: 5 use_mask: true", "use_mask: masking a feature is not supported yet"),
+        (
+            'embedding_dim: 4 num_buckets: 5 fg_value_type: "INT"',
+            "choosing a value type is not supported yet",
+        ),
+        ('embedding_dim: 4 num_buckets: 5 asset_dir: "d"', "asset_dir: a folder of assets is not supported yet"),
         ('embedding_dim: 4 num_buckets: 5 init_fn: "nn.init.unifrom_"', "init_fn"),
         (
             "embedding_dim: 4 num_buckets: 5 sequence_length: 3",

@@ -56,12 +56,6 @@ def test_a_contradiction_of_fg_encoded_and_fg_mode_is_refused(make_features):
         make_features(_ID, "fg_encoded: true fg_mode: FG_NORMAL")
 
 
-@pytest.mark.parametrize("field", ["sample_mask_prob", "negative_sample_mask_prob"])
-def test_masking_of_samples_is_refused(make_features, field):
-    with pytest.raises(ConfigError, match=f"{field} 0.5 is not supported yet"):
-        make_features(_ID, f"{field}: 0.5")
-
-
 @pytest.mark.parametrize(
     "sampler",
     [

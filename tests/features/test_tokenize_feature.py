@@ -35,5 +35,5 @@ def test_other_tokenizers_are_refused(make_features):
 
 
 def test_tokens_as_a_sequence_are_refused(make_features):
-    with pytest.raises(ConfigError, match="tokens_as_sequence True is not supported"):
+    with pytest.raises(ConfigError, match="tokens_as_sequence: a sequence of tokens is not supported yet"):
         make_features(_CONFIG.format("x", "tokens_as_sequence: true"))

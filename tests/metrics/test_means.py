@@ -76,6 +76,15 @@ def test_multiclass_accuracy_and_recall_look_at_the_best_k():
     assert value(RecallAtK(top_k=50), scores, labels) == 1
 
 
+def test_recall_takes_positives_marked_in_a_matrix():
+    scores = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    diagonal_first = torch.tensor([[0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 0]], dtype=torch.bool)
+    assert value(RecallAtK(top_k=1), scores, diagonal_first) == 0.5
+    assert value(RecallAtK(top_k=2), scores, diagonal_first.long()) == 0.75
+    several = torch.tensor([[0, 1, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=torch.bool)
+    assert value(RecallAtK(top_k=1), scores, several) == pytest.approx(2 / 5)
+
+
 def test_k_out_of_range_is_refused():
     with pytest.raises(ConfigError, match=r"accuracy\.top_k = 2 .* num_class = 1"):
         Accuracy(top_k=2)

@@ -15,6 +15,7 @@ def _sigmoid(x: float) -> float:
 def test_a_name_builds_the_class_of_torch() -> None:
     assert type(create_activation("nn.ReLU")) is nn.ReLU
     assert type(create_activation(" nn.Sigmoid() ")) is nn.Sigmoid
+    assert type(create_activation("nn.Identity")) is nn.Identity
 
 
 def test_arguments_reach_the_class() -> None:

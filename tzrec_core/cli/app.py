@@ -17,6 +17,8 @@ from tzrec_core.cli import doctor, inspect, protoc, run
 from tzrec_core.errors import ConfigError, TzrecError
 from tzrec_core.plugins import State, registry
 
+_FLAGS = ("--no-plugins", "--strict-plugins", "--debug")
+
 app = typer.Typer(
     name="tzrec",
     help="Train, evaluate and predict with recommender models that are pip packages.",
@@ -112,9 +114,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
     return options, rest
-
-
-_FLAGS = ("--no-plugins", "--strict-plugins", "--debug")
 
 
 def _core_commands() -> set[str]:

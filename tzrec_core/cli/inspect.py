@@ -39,36 +39,34 @@ def list_models(
         raise ConfigError(
             f"--task {task!r} is not one of {', '.join(Task)}.{did_you_mean(task, [t.value for t in Task])}"
         )
-    rows: list[dict[str, Any]] = []  # Any: JSON
-    for name, offers in sorted(registry().by_name(ModelSpec).items()):
-        for offer in offers:
-            spec = offer.spec
-            assert isinstance(spec, ModelSpec)
-            if name in spec.aliases or (task and spec.task != task):
-                continue
-            rows.append(
-                {
-                    "name": name if len(offers) == 1 else offer.qualified,
-                    "task": str(spec.task),
-                    "summary": spec.summary,
-                    "paper": spec.paper,
-                    "plugin": offer.plugin.distribution,
-                    "version": offer.plugin.version,
-                    "aliases": list(spec.aliases),
-                    "traits": sorted(spec.traits),
-                }
-            )
+    rows = [_summary(name, offer) for name, offer in registry().listing(ModelSpec) if task in ("", offer.spec.task)]
     if json:
         print_json(rows)
         return
     print_plugin_problems()
     if not rows:
-        typer.echo("No models are installed. Install one, for instance: pip install tzrec-deepfm")
+        if task:
+            typer.echo(f"No model of task {task} is installed. `tzrec list-models` shows all.")
+        else:
+            typer.echo("No models are installed. Install one, for instance: pip install tzrec-deepfm")
         return
     print_table(
         ["name", "task", "plugin", "summary"],
         [[r["name"], r["task"], f"{r['plugin']} {r['version']}", r["summary"]] for r in rows],
     )
+
+
+def _summary(name: str, offer: Offer[ModelSpec]) -> dict[str, Any]:  # Any: JSON
+    return {
+        "name": name,
+        "task": str(offer.spec.task),
+        "summary": offer.spec.summary,
+        "paper": offer.spec.paper,
+        "plugin": offer.plugin.distribution,
+        "version": offer.plugin.version,
+        "aliases": list(offer.spec.aliases),
+        "traits": sorted(offer.spec.traits),
+    }
 
 
 def list_plugins(json: JsonOption = False) -> None:
@@ -118,31 +116,26 @@ def show_model(
 
     offer = registry().get(ModelSpec, name)
     spec = offer.spec
-    assert isinstance(spec, ModelSpec)
-    fields = _fields(config_class(offer).DESCRIPTOR, "")
-    example = _example(offer)
+    descriptor = config_class(offer).DESCRIPTOR
     if json:
         print_json(
             {
-                "name": spec.name,
-                "task": str(spec.task),
-                "summary": spec.summary,
-                "paper": spec.paper,
-                "plugin": offer.plugin.distribution,
-                "version": offer.plugin.version,
+                **_summary(spec.name, offer),
                 "target": spec.target,
-                "aliases": list(spec.aliases),
-                "traits": sorted(spec.traits),
                 "groups": [
                     {"name": g.name, "from_field": g.from_field, "types": list(g.types), "required": g.required}
                     for g in spec.groups
                 ],
-                "fields": fields,
-                "example": example,
+                "fields": _fields(descriptor, ""),
+                "example": _example(offer),
             }
         )
         return
-    out = console()
+    _print_model(offer, descriptor)
+
+
+def _print_model(offer: Offer[ModelSpec], descriptor: Descriptor) -> None:
+    spec, out = offer.spec, console()
     out.print(f"{spec.name}: {spec.summary}", style="bold", markup=False, highlight=False)
     lines = [f"task {spec.task}; from {offer.plugin.distribution} {offer.plugin.version}".strip()]
     lines += [f"paper: {spec.paper}"] if spec.paper else []
@@ -155,9 +148,9 @@ def show_model(
             for g in spec.groups
         ]
         print_table(["feature group", "type", "required"], rows, title="Feature groups")
-    for title, rows in _tables(f"{spec.name} {{ ... }}", config_class(offer).DESCRIPTOR):
+    for title, rows in _tables(f"{spec.name} {{ ... }}", descriptor):
         print_table(["field", "type", "default", "meaning"], rows, title=title)
-    if example:
+    if example := _example(offer):
         out.print(f"\nExample, {spec.example}", style="bold", markup=False, highlight=False)
         typer.echo(example)
 
@@ -231,11 +224,10 @@ def _default(field: FieldDescriptor) -> str:
     return repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def _example(offer: Offer) -> str:
+def _example(offer: Offer[ModelSpec]) -> str:
     from importlib.resources import files
 
     spec = offer.spec
-    assert isinstance(spec, ModelSpec)
     if not spec.example:
         return ""
     try:
@@ -262,7 +254,6 @@ def validate(config: ConfigArgument, set_: SetOption = None, json: JsonOption = 
         return
     state = "" if offer.plugin.state is State.OK else f" ({offer.plugin.state})"
     groups = ", ".join(g.group_name for g in checked.model_config.feature_groups)
-    typer.echo(
-        f"{config} is valid: {offer.spec.name} of {offer.plugin.distribution} {offer.plugin.version}{state}, "
-        f"{num_features} features in groups {groups}"
-    )
+    plugin = f"{offer.plugin.distribution} {offer.plugin.version}".strip()
+    features = f"{num_features} feature{'s' if num_features != 1 else ''}"
+    typer.echo(f"{config} is valid: {offer.spec.name} of {plugin}{state}, {features} in groups {groups}")

@@ -8,7 +8,7 @@ the clone's numbers differ between machines, so serialising one to bytes or pick
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
@@ -22,6 +22,7 @@ from tzrec_core.plugins.spec import KINDS, ModelSpec, Spec
 from tzrec_core.protos import model_pb2, pipeline_pb2
 
 _FIRST_NUMBER = 100_000
+S = TypeVar("S", bound=Spec)
 
 
 @dataclass
@@ -35,8 +36,8 @@ class Assembled:
     """
 
     root: type[Message]
-    models: dict[str, Offer] = field(default_factory=dict)
-    messages: dict[str, Offer] = field(default_factory=dict)
+    models: dict[str, Offer[ModelSpec]] = field(default_factory=dict)
+    messages: dict[str, Offer[Spec]] = field(default_factory=dict)
 
 
 _cache: WeakKeyDictionary[Registry, Assembled] = WeakKeyDictionary()
@@ -51,7 +52,7 @@ def assembled() -> Assembled:
     return _cache[current]
 
 
-def config_class(offer: Offer) -> type[Message]:
+def config_class(offer: Offer[Spec]) -> type[Message]:
     """The message class of a spec's settings; one is built when the spec names a dataclass.
 
     Raises:
@@ -86,7 +87,7 @@ def _check_named_fields(spec: Spec, descriptor: Any) -> None:
 
 
 def _assemble(current: Registry) -> Assembled:
-    loaded: list[tuple[Offer, type[Message]]] = []
+    loaded: list[tuple[Offer[Spec], type[Message]]] = []
     for offer in [offer for kind in KINDS for offer in current.offers(kind) if offer.spec.config]:
         try:
             loaded.append((offer, config_class(offer)))
@@ -95,27 +96,28 @@ def _assemble(current: Registry) -> Assembled:
         except TzrecError as error:  # a broken config module must not stop the runs that do not use it
             current.mark_broken(offer.plugin, error)
     loaded = [(offer, cls) for offer, cls in loaded if offer.plugin.state is not State.BROKEN]
-    classes: dict[str, tuple[Offer, type[Message]]] = {}
-    messages: dict[str, Offer] = {}
+    models: dict[str, Offer[ModelSpec]] = {}
+    classes: dict[str, type[Message]] = {}
+    messages: dict[str, Offer[Spec]] = {}
     for offer, cls in loaded:
         if isinstance(offer.spec, ModelSpec):
-            classes |= dict.fromkeys(_field_names(current, offer), (offer, cls))
+            names = _field_names(current, offer)
+            models |= dict.fromkeys(names, cast("Offer[ModelSpec]", offer))
+            classes |= dict.fromkeys(names, cls)
         elif offer.plugin is not current.core:
             messages[cls.DESCRIPTOR.full_name] = offer
-    root = _build_root({name: cls for name, (_, cls) in sorted(classes.items())})
-    return Assembled(root, {name: offer for name, (offer, _) in classes.items()}, messages)
+    return Assembled(_build_root(dict(sorted(classes.items()))), models, messages)
 
 
-def _check_model_names(offer: Offer) -> None:
-    for name in (offer.spec.name, *getattr(offer.spec, "aliases", ())):
+def _check_model_names(offer: Offer[Spec]) -> None:
+    for name in offer.spec.names:
         if name in {"model", *model_pb2.ModelConfig.DESCRIPTOR.fields_by_name}:
             raise PluginError(f"model {name!r} has the name of a part of model_config; rename it")
 
 
-def _field_names(current: Registry, offer: Offer) -> list[str]:
-    assert isinstance(offer.spec, ModelSpec)
+def _field_names(current: Registry, offer: Offer[Spec]) -> list[str]:
     by_name = current.by_name(ModelSpec)
-    names = [name for name in (offer.spec.name, *offer.spec.aliases) if len(by_name[name]) == 1]
+    names = [name for name in offer.spec.names if len(by_name[name]) == 1]
     return names if offer.spec.name in names else [offer.field, *names]
 
 
@@ -189,19 +191,26 @@ def _forbid_bytes(cls: Any) -> None:
         setattr(cls, name, refuse)
 
 
-def model_offer(model_config: Any) -> Offer:
+def model_name(model_config: Any) -> str:
+    """The field of a ModelConfig that is its model, such as `deepfm`; empty when it names none."""
+    if "model" not in model_config.DESCRIPTOR.oneofs_by_name:  # no model is installed
+        return ""
+    return model_config.WhichOneof("model") or ""
+
+
+def model_offer(model_config: Any) -> Offer[ModelSpec]:
     """Who offers the model that a ModelConfig names.
 
     Raises:
         ValueError: the config names no model.
     """
-    name = model_config.WhichOneof("model") if "model" in model_config.DESCRIPTOR.oneofs_by_name else None
+    name = model_name(model_config)
     if not name:
         raise ValueError("model_config names no model")
     return assembled().models[name]
 
 
-def spec_of(kind: type[Spec], oneof_name: str, settings: Message) -> tuple[Offer, Message]:
+def spec_of(kind: type[S], oneof_name: str, settings: Message) -> tuple[Offer[S], Message]:
     """The offer behind a oneof member of LossConfig, MetricConfig and their like, and its settings.
 
     Args:
@@ -219,7 +228,7 @@ def spec_of(kind: type[Spec], oneof_name: str, settings: Message) -> tuple[Offer
     return offer, unpack(offer, settings)
 
 
-def any_offer(kind: type[Spec], slot: Any) -> Offer:
+def any_offer(kind: type[S], slot: Any) -> Offer[S]:
     """Who offers the settings that an Any slot holds.
 
     Raises:
@@ -230,7 +239,7 @@ def any_offer(kind: type[Spec], slot: Any) -> Offer:
     messages = assembled().messages
     offer = messages.get(full_name)
     if offer is not None and isinstance(offer.spec, kind):
-        return offer
+        return cast("Offer[S]", offer)
     known = sorted(name for name, o in messages.items() if isinstance(o.spec, kind))
     listing = f"Installed: {', '.join(known) or 'none'}. See `tzrec list-plugins`."
     if not full_name:
@@ -238,7 +247,7 @@ def any_offer(kind: type[Spec], slot: Any) -> Offer:
     raise PluginError(f"{full_name} is not the settings of a {kind.label()}. {listing}")
 
 
-def unpack(offer: Offer, slot: Any) -> Message:
+def unpack(offer: Offer[Spec], slot: Any) -> Message:
     """The settings that an Any slot holds.
 
     Raises:

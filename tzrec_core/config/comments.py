@@ -82,9 +82,6 @@ def _dataclass_comments(full_name: str, source: type) -> dict[str, str]:
     return comments
 
 
-# The scanner
-
-
 @dataclass(frozen=True)
 class Part:
     """A message, field, oneof, enum or enum value as it stands in a .proto.

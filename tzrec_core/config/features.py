@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tzrec_core.protos.data_pb2 import FG_NONE
+from tzrec_core.protos.data_pb2 import FG_NONE, FG_NORMAL
 
 BASE_DATA_GROUP = "__BASE__"
 NEG_DATA_GROUP = "__NEG__"
@@ -39,11 +39,12 @@ class FeatureEntry:
         """Whether it ends in ids rather than numbers, as far as its fields tell."""
         if self.kind in ("id_feature", "combo_feature", "tokenize_feature", "bool_mask_feature"):
             return True
-        return any(_is_set(self.config, name) for name in _ID_FIELDS)
+        return any(_is_set(self.config, name) for name in ENCODINGS)
 
 
-_ID_FIELDS = (
-    "boundaries", "hash_bucket_size", "num_buckets", "vocab_list", "vocab_dict", "vocab_file", "zch", "dynamicemb",
+# In order of precedence: the first that is set sizes the table and says how a text becomes an id.
+ENCODINGS = (
+    "zch", "dynamicemb", "hash_bucket_size", "num_buckets", "vocab_list", "vocab_dict", "vocab_file", "boundaries",
 )  # fmt: skip
 _COLUMN_FIELDS = (
     "expression",
@@ -84,14 +85,14 @@ def _entry(kind: str, path: str, config: Any, sequence: Any, is_sequence: bool) 
     prefix = f"{sequence.sequence_name}__" if sequence is not None else ""
     own_columns = set(config.sequence_fields) if sequence is not None else set()
     columns = []
-    for text in column_expressions(kind, config):
+    for text in _column_expressions(kind, config):
         side, _, column = text.rpartition(":")
         whole = prefix and own_columns and column not in own_columns
         columns.append((side, column if whole else prefix + column))
     return FeatureEntry(prefix + config.feature_name, kind, path, config, sequence, is_sequence, tuple(columns))
 
 
-def column_expressions(kind: str, config: Any) -> list[str]:
+def _column_expressions(kind: str, config: Any) -> list[str]:
     """The `side:column` texts of a feature, in the order its computation takes them."""
     found: list[str] = []
     for name in _COLUMN_FIELDS:
@@ -113,15 +114,15 @@ def sampled_columns(data_config: Any) -> frozenset[str]:
 
 def data_group(entry: FeatureEntry, data_config: Any) -> str:
     """`__NEG__` for a feature that reads only columns that a sampler fills, `__BASE__` otherwise."""
-    columns = {entry.name} if is_encoded(data_config) else {column for _, column in entry.columns}
+    columns = {entry.name} if fg_mode(data_config) == FG_NONE else {column for _, column in entry.columns}
     return NEG_DATA_GROUP if columns and columns <= sampled_columns(data_config) else BASE_DATA_GROUP
 
 
-def is_encoded(data_config: Any) -> bool:
-    """Whether the table holds features already encoded (FG_NONE), each in a column of its own name."""
+def fg_mode(data_config: Any) -> int:
+    """The FgMode of the data: FG_NONE when columns hold features already encoded, each under its own name."""
     if not data_config.HasField("fg_mode") and not data_config.fg_encoded:
-        return False
-    return bool(data_config.fg_mode == FG_NONE)
+        return FG_NORMAL
+    return int(data_config.fg_mode)
 
 
 def _is_set(config: Any, name: str) -> bool:

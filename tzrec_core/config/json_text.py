@@ -167,11 +167,8 @@ class _Reader:
         scratch = message_factory.GetMessageClass(owner)()
         try:
             json_format.ParseDict({field.name: value}, scratch)
-        except (
-            json_format.ParseError,
-            ValueError,
-            OverflowError,
-        ) as error:  # the latter of Infinity and half characters
+        except (json_format.ParseError, ValueError, OverflowError) as error:
+            # the latter two of Infinity and half characters
             detail = plain_message(error).partition(" field: ")[2] or plain_message(error)
             self.problems.append(f"{path}: {detail}")
             return False

@@ -8,7 +8,9 @@ from google.protobuf.message import Message
 
 from tzrec_core.config.assemble import model_offer, spec_of
 from tzrec_core.config.features import FeatureEntry, data_group, feature_entries
-from tzrec_core.config.unsupported import refused_settings
+from tzrec_core.config.groups import data_group_problems, member_problems
+from tzrec_core.config.unsupported import reader_problem, refused_settings
+from tzrec_core.config.walk import messages_in
 from tzrec_core.errors import ConfigError, TzrecError, did_you_mean
 from tzrec_core.plugins.spec import (
     Group,
@@ -47,6 +49,8 @@ def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
     """
     entries = feature_entries(config.feature_configs)
     mistakes = [*refused_settings(config), *_duplicates(entries, config), *_labels(config)]
+    if config.data_config.HasField("dataset_type") and (problem := reader_problem(config.data_config)):
+        mistakes.append(problem)
     model_config = config.model_config
     mistakes += _groups(model_config.feature_groups, entries, config.data_config)
     mistakes += _slots(config)
@@ -59,7 +63,6 @@ def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
             mistakes.append("model_config names no model; add one, such as deepfm { ... }. See `tzrec list-models`.")
         return mistakes
     spec = offer.spec
-    assert isinstance(spec, ModelSpec)
     name = model_config.WhichOneof("model")
     settings = getattr(model_config, name)
     path = f"model_config.{name}"
@@ -68,13 +71,13 @@ def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
     mistakes += _references(settings, path, config)
     if spec.task is Task.MULTITASK:
         for tower_path, tower in _with_fields(settings, path, "losses"):
-            mistakes += _objectives(tower, tower_path, spec, entries, config)
+            mistakes += _objectives(tower, tower_path, spec, entries)
     elif spec.task is not Task.SID:
         if not model_config.losses and not partial:
             mistakes.append("model_config.losses is empty; add one, such as losses { binary_cross_entropy {} }")
         if spec.task is Task.RANK and not config.data_config.label_fields and not partial:
             mistakes.append("data_config.label_fields is empty; name the column that holds the label")
-        mistakes += _objectives(model_config, "model_config", spec, entries, config)
+        mistakes += _objectives(model_config, "model_config", spec, entries)
     return mistakes
 
 
@@ -125,21 +128,9 @@ def _groups(groups: Iterable[Any], entries: list[FeatureEntry], data_config: Any
 
 
 def _group_members(path: str, names: Any, known: dict[str, FeatureEntry], data_config: Any) -> Iterator[str]:
-    for name, count in Counter(names).items():
-        if name not in known:
-            yield f"{path}: {name!r} is not a feature.{did_you_mean(name, known)}"
-        elif count > 1:
-            yield f"{path} lists {name!r} {count} times"
-    by_group: dict[str, list[str]] = {}
-    for name in names:
-        if name in known:
-            by_group.setdefault(data_group(known[name], data_config), []).append(name)
-    if len(by_group) > 1:
-        lists = " and ".join(f"{g}: {', '.join(n)}" for g, n in sorted(by_group.items()))
-        yield (
-            f"{path} mixes features of two data groups, {lists}. A group reads one: split it, or list the missing "
-            f"columns in the sampler's attr_fields"
-        )
+    yield from member_problems(path, names, known)
+    data_groups = [(name, data_group(known[name], data_config)) for name in names if name in known]
+    yield from data_group_problems(path, data_groups)
 
 
 def _group_kind(path: str, group: Any, members: list[FeatureEntry]) -> Iterator[str]:
@@ -156,7 +147,10 @@ def _group_kind(path: str, group: Any, members: list[FeatureEntry]) -> Iterator[
     if group.sequence_groups and kind != "DEEP":
         yield f"{path} is {kind}; only a DEEP group can hold sequence_groups"
     if group.sequence_groups and not group.sequence_encoders:
-        yield f"{path} has sequence_groups but no sequence_encoders; add one, such as sequence_encoders {{ pooling_encoder {{ ... }} }}"  # noqa: E501
+        yield (
+            f"{path} has sequence_groups but no sequence_encoders; add one, such as sequence_encoders {{ "
+            f"pooling_encoder {{ ... }} }}"
+        )
 
 
 def _model_groups(spec: ModelSpec, settings: Message, path: str, model_config: Any) -> Iterator[str]:
@@ -214,13 +208,7 @@ def _follow(message: Any, steps: list[str], path: str) -> Iterator[tuple[str, st
 
 def _with_fields(message: Message, path: str, name: str) -> Iterator[tuple[str, Any]]:
     """`message` and its sub-messages that have a field called `name`."""
-    if name in message.DESCRIPTOR.fields_by_name:
-        yield path, message
-    for field, value in message.ListFields():
-        if field.message_type is None or field.message_type.GetOptions().map_entry:
-            continue
-        for index, item in enumerate(value if field.is_repeated else [value]):
-            yield from _with_fields(item, f"{path}.{field.name}" + (f"[{index}]" if field.is_repeated else ""), name)
+    return (found for found in messages_in(message, path) if name in found[1].DESCRIPTOR.fields_by_name)
 
 
 def _references(settings: Message, path: str, config: Any) -> Iterator[str]:
@@ -239,7 +227,7 @@ def _references(settings: Message, path: str, config: Any) -> Iterator[str]:
                 yield f"{place}.{field}: {name!r} is not among {listing}.{did_you_mean(name, known)}"
 
 
-def _objectives(holder: Any, path: str, spec: ModelSpec, entries: list[FeatureEntry], config: Any) -> Iterator[str]:
+def _objectives(holder: Any, path: str, spec: ModelSpec, entries: list[FeatureEntry]) -> Iterator[str]:
     """Losses and metrics of a model or tower against its task, its num_class and each other."""
     outputs: set[Output] = set()
     for index, loss_config in enumerate(holder.losses):
@@ -253,17 +241,15 @@ def _objectives(holder: Any, path: str, spec: ModelSpec, entries: list[FeatureEn
             yield f"{place}: {error}"
             continue
         loss = offer.spec
-        assert isinstance(loss, LossSpec)
         outputs.add(loss.output)
         if spec.task not in loss.tasks:
-            yield f"{place}: {spec.name} is a {spec.task} model and does not support this loss; see `tzrec show-model {spec.name}`"  # noqa: E501
+            yield (
+                f"{place}: {spec.name} is a {spec.task} model and does not support this loss; see "
+                f"`tzrec show-model {spec.name}`"
+            )
             continue
-        low, high = loss.num_class
-        num_class = getattr(holder, "num_class", 1)
-        if spec.task is not Task.MATCH and not low <= num_class <= (high or num_class):
-            wanted = f"{low}" if high == low else f"at least {low}" if high is None else f"{low} to {high}"
-            name = loss.name if member == "plugin" else member
-            yield f"{path}.num_class = {num_class} does not fit {name}, which takes {wanted}"
+        if problem := loss.num_class_problem(spec.task, getattr(holder, "num_class", 1)):
+            yield f"{path}.{problem}"
         yield from _grouping(place, settings, loss.grouping_field, entries)
     for kind in ("metrics", "train_metrics"):
         for index, metric_config in enumerate(getattr(holder, kind, ())):
@@ -289,21 +275,14 @@ def _metric(
         yield f"{place}: {error}"
         return
     metric = offer.spec
-    assert isinstance(metric, MetricSpec)
     if spec.task not in metric.tasks:
         yield f"{place}: {spec.name} is a {spec.task} model and does not support this metric"
         return
     if kind == "train_metrics" and not metric.train:
         yield f"{place}: {metric.name} cannot be a train metric"
-    readable = set(outputs)
-    num_class = getattr(holder, "num_class", 1)
-    if Output.SOFTMAX in outputs and num_class == 2:
-        readable.add(Output.BINARY)  # `probs1` is the probability of the positive class
-    if outputs and spec.task is not Task.MATCH and not readable & set(metric.outputs):
-        yield (
-            f"{place} reads {' or '.join(metric.outputs)} predictions, but with these losses and num_class = "
-            f"{num_class} the model gives {' and '.join(sorted(readable))}"
-        )
+    problem = metric.outputs_problem(outputs, getattr(holder, "num_class", 1))
+    if outputs and spec.task is not Task.MATCH and problem:
+        yield f"{place} {problem}"
     yield from _grouping(place, settings, metric.grouping_field, entries)
 
 

@@ -1,6 +1,7 @@
 """One batch, as models read it."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -42,34 +43,29 @@ class Batch(Pipelineable):
     sample_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     additional_infos: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def _tensor_fields(self) -> list[dict[str, Any]]:  # Any: tensors and torchrec's jagged and keyed ones
-        return [value for f in fields(self) if isinstance(value := getattr(self, f.name), dict)]
+    # Any: tensors and torchrec's jagged and keyed ones.
+    def _tensor_fields(self) -> dict[str, dict[str, Any]]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), dict)}
+
+    def _with_each(self, change: Callable[[Any], Any]) -> "Batch":
+        changed = {
+            name: {key: change(value) for key, value in group.items()} for name, group in self._tensor_fields().items()
+        }
+        return replace(self, **changed)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """A batch whose tensors are on `device`."""
-        moved: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, dict):
-                value = {k: v.to(device, non_blocking=non_blocking) for k, v in value.items()}
-            moved[f.name] = value
-        return Batch(**moved)
+        return self._with_each(lambda value: value.to(device, non_blocking=non_blocking))
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tells the allocator that `stream` uses the tensors."""
-        for group in self._tensor_fields():
+        for group in self._tensor_fields().values():
             for value in group.values():
                 value.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
         """A batch in page-locked memory, for copies to a GPU that overlap with compute."""
-        pinned: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, dict):
-                value = {k: _pin(v) for k, v in value.items()}
-            pinned[f.name] = value
-        return Batch(**pinned)
+        return self._with_each(_pin)
 
     def to_dict(self) -> dict[str, torch.Tensor]:
         """The batch as flat tensors, under the names that `DataParser.parse` gives.

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from tzrec_core.config import reader_problem, refused_settings
 from tzrec_core.data.batch import Batch
 from tzrec_core.data.parser import DataParser
 from tzrec_core.data.readers import BaseReader, RowBlock, rebatch
@@ -31,11 +32,6 @@ ALL_COLUMNS = "ALL_COLUMNS"
 _MODES = ("train", "eval", "predict")
 _BATCHES_AHEAD = 2  # per worker; what waits in memory is at most this many batches per worker
 
-_NEEDS_PLUGIN = {
-    "OdpsDataset": "MaxCompute tables",
-    "OdpsDatasetV1": "MaxCompute tables",
-    "KafkaDataset": "Kafka topics",
-}
 _ODPS_ONLY = ("is_orderby_partition", "odps_data_quota_name", "odps_data_compression")
 _CSV_ONLY = ("delimiter", "with_header")
 
@@ -120,12 +116,9 @@ def reader_class(data_config: DataConfig) -> type[BaseReader]:
             f"data_config.reader: no installed plugin offers a reader with settings {wanted!r}. "
             "See `tzrec list-plugins`"
         )
+    if problem := reader_problem(data_config):
+        raise ConfigError(problem)
     name = DatasetType.Name(data_config.dataset_type)
-    if name in _NEEDS_PLUGIN:
-        raise ConfigError(
-            f"data_config.dataset_type = {name}: {_NEEDS_PLUGIN[name]} are read by a plugin that offers a "
-            "ReaderSpec, chosen in data_config.reader. Built in are ParquetDataset and CsvDataset"
-        )
     return registry().load(registry().get(ReaderSpec, name))
 
 
@@ -282,13 +275,12 @@ class _WorkerStart:
         # It warns about torchrec's own code.
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         # torch watches the process that forked the worker: the fork server, which outlives a killed run.
-        threading.Thread(target=_exit_with_parent, daemon=True).start()
+        if run := multiprocessing.parent_process():
+            threading.Thread(target=_exit_with, args=(run,), daemon=True).start()
 
 
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _exit_with(run: Any) -> None:  # Any: multiprocessing.process._ParentProcess has no public name
+    run.join()
     os._exit(1)
 
 
@@ -330,20 +322,9 @@ def _check(data_config: DataConfig) -> None:
         problems.append("data_config.shuffle_buffer_size = 0: it must be 1 batch or more when shuffle is true")
     if not data_config.fg_threads:
         problems.append("data_config.fg_threads = 0: it must be 1 or more")
-    sampler = data_config.WhichOneof("sampler")
-    if sampler:
-        problems.append(
-            f"data_config.{sampler}: negative sampling is not supported yet; it arrives with the matching "
-            "models. Remove the block to train without it"
-        )
-    for field in ("sample_mask_prob", "negative_sample_mask_prob"):
-        if getattr(data_config, field):
-            problems.append(f"data_config.{field} is not supported yet: remove it to train on unmasked samples")
-    for field in ("sample_cost_field", "batch_cost_size"):
-        if data_config.HasField(field):
-            problems.append(f"data_config.{field}: batches by cost are not supported yet; remove it and set batch_size")
+    problems += refused_settings(data_config, "data_config")
     dataset_type = DatasetType.Name(data_config.dataset_type)
-    if not data_config.HasField("reader") and dataset_type not in _NEEDS_PLUGIN:
+    if not data_config.HasField("reader") and not reader_problem(data_config):
         for field in _ODPS_ONLY:
             if _is_changed(data_config, field):
                 problems.append(f"data_config.{field} is for OdpsDataset, but dataset_type = {dataset_type}: remove it")

@@ -93,7 +93,7 @@ class DataParser:
             features = [feature for feature in self.features if feature.data_group == group]
             rows = [f for f in features if not f.is_sparse and not f.is_sequence]
             ids = [f for f in features if f.is_sparse]
-            steps = [f for f in ids if _is_mulval_sequence(f)]
+            steps = [f for f in ids if f.is_multi_value_sequence]
             if rows:
                 dense[group] = _dense(rows, data)
             if ids:
@@ -112,10 +112,6 @@ class DataParser:
             jagged_labels=jagged_labels,
             sample_weights={name: data[name] for name in self.sample_weights},
         )
-
-
-def _is_mulval_sequence(feature: BaseFeature) -> bool:
-    return feature.is_sparse and feature.is_sequence and feature.value_dim != 1
 
 
 def _tensor(array: np.ndarray) -> Tensor:
@@ -203,7 +199,7 @@ def _weights(feature: BaseFeature, data: Mapping[str, Tensor]) -> Tensor:
 
 
 def _ids_per_row(feature: BaseFeature, data: Mapping[str, Tensor]) -> Tensor:
-    if not _is_mulval_sequence(feature):
+    if not feature.is_multi_value_sequence:
         return data[f"{feature.name}.lengths"]
     key_lengths, seq_lengths = data[f"{feature.name}.key_lengths"], data[f"{feature.name}.seq_lengths"]
     totals = torch.cat([key_lengths.new_zeros(1), key_lengths.cumsum(0)])

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import fsspec
 import pyarrow as pa
-import pyarrow.csv as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tzrec_core.errors import ConfigError, DataError, did_you_mean
@@ -150,7 +150,7 @@ class CsvWriter(TableWriter):
                 raise DataError(
                     f"{self.path}: CSV cannot hold column {field.name!r} of type {field.type}: write Parquet"
                 )
-        self._rows = pc.CSVWriter(file, schema)
+        self._rows = pa_csv.CSVWriter(file, schema)
 
     def _append(self, table: pa.RecordBatch) -> None:
         self._rows.write_batch(table)

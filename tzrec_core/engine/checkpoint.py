@@ -28,6 +28,7 @@ from tzrec_core import __version__
 from tzrec_core.errors import CheckpointError, nearest
 
 _NAME = re.compile(r"model\.ckpt-(\d+)\Z")
+_GO_BACK = "name another checkpoint, or delete this one to go on from the one before it"
 
 
 def checkpoints(model_dir: str | Path) -> list[tuple[int, Path]]:
@@ -118,7 +119,9 @@ def load_model(checkpoint: Path, model: torch.nn.Module) -> None:
     Raises:
         CheckpointError: the checkpoint is damaged, or lacks a tensor or has it in another shape.
     """
-    _load(dict(model.state_dict()), checkpoint, "model")
+    state = dict(model.state_dict())
+    if state:
+        _load(state, checkpoint / "model", _read_metadata(checkpoint, "model"))
 
 
 def load_optimizers(checkpoint: Path, model: torch.nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:
@@ -127,18 +130,18 @@ def load_optimizers(checkpoint: Path, model: torch.nn.Module, optimizers: dict[s
         _init_state(optimizer)
     state = _optimizer_tensors(model, optimizers)
     if state:
-        state = _drop_states_never_made(state, checkpoint, model, optimizers)
-    _load(state, checkpoint, "optimizer")
+        metadata = _read_metadata(checkpoint, "optimizer")
+        _load(_drop_states_never_made(state, metadata, model, optimizers), checkpoint / "optimizer", metadata)
 
 
 def _drop_states_never_made(
     state: dict[str, torch.Tensor],
-    checkpoint: Path,
+    metadata: Metadata,
     model: torch.nn.Module,
     optimizers: dict[str, torch.optim.Optimizer],
 ) -> dict[str, torch.Tensor]:
     """Leave out parameters that no loss had reached when the checkpoint was written: torch makes states late."""
-    known = {name.rpartition(".")[0] for name in _read_metadata(checkpoint, "optimizer").state_dict_metadata}
+    known = {name.rpartition(".")[0] for name in metadata.state_dict_metadata}
     for name, parameter in model.named_parameters():
         for part, optimizer in optimizers.items():
             if parameter in optimizer.state and f"{part}.{name}" not in known:
@@ -191,11 +194,10 @@ def _save(state: dict[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path} cannot be written: {_last_line(error)}") from error
 
 
-def _load(state: dict[str, torch.Tensor], checkpoint: Path, part: str) -> None:
+def _load(state: dict[str, torch.Tensor], path: Path, metadata: Metadata) -> None:
     if not state:
         return
-    path = checkpoint / part
-    known = _read_metadata(checkpoint, part).state_dict_metadata
+    known = metadata.state_dict_metadata
     problems = []
     for name, tensor in state.items():
         saved = known.get(name)
@@ -232,9 +234,6 @@ def _read_metadata(checkpoint: Path, part: str) -> Metadata:
             if name.startswith(f"{part}/") and _sha256(file) != digest:
                 raise CheckpointError(f"{file} is damaged: its sha256 is not that in meta.json; {_GO_BACK}")
     return _SafeReader(checkpoint / part).read_metadata()
-
-
-_GO_BACK = "name another checkpoint, or delete this one to go on from the one before it"
 
 
 _DATA_CLASSES = {

@@ -7,6 +7,7 @@ import torch
 
 from tzrec_core.data.batch import Batch
 from tzrec_core.engine.run_log import Meter
+from tzrec_core.engine.setup import num_rows
 from tzrec_core.errors import DataError
 from tzrec_core.models import TrainWrapper
 
@@ -46,8 +47,8 @@ def evaluate_model(
                 batch = batch.to(device)
                 _, (losses, predictions, _) = wrapper(batch)
                 wrapper.model.update_metric(predictions, batch, losses)
-                meter.advance(_num_rows(batch), {} if meter.is_due else None)
-            if not meter.steps:
+                meter.advance(num_rows(batch), {} if meter.is_due else None)
+            if not meter.num_steps:
                 raise DataError("there are no rows to evaluate on; check eval_input_path")
     finally:
         wrapper.train(was_training)
@@ -60,7 +61,3 @@ def _scalars(key: str, metric: torch.Tensor) -> list[tuple[str, float]]:
     if metric.numel() == 1:
         return [(key, float(metric))]
     return [(f"{key}_{i}", float(v)) for i, v in enumerate(metric)]
-
-
-def _num_rows(batch: Batch) -> int:
-    return len(next(iter(batch.labels.values())))

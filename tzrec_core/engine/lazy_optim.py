@@ -102,13 +102,16 @@ class LazyOptimizer(Optimizer):
         """Update the rows looked up since the last `zero_grad`, in float32 whatever the tables hold."""
         for group in self.param_groups:
             for table in group["params"]:
-                self.state[table]["step"] += 1
+                kept = self.state[table]
+                kept["step"] += 1
                 if table.grad is None:
                     continue
                 grad = table.grad.coalesce()
                 rows, grads = grad.indices()[0], grad.values().float()
-                states = {name: self.state[table][name][rows] for name, _ in self._rule.state}
-                step = int(self.state[table]["step"])
-                table[rows] = self._rule.update(table[rows].float(), grads, states, step, group).to(table.dtype)
+                # index_select and index_copy_ take a fraction of the time of table[rows]
+                states = {name: kept[name].index_select(0, rows) for name, _ in self._rule.state}
+                weights = table.index_select(0, rows).float()
+                updated = self._rule.update(weights, grads, states, int(kept["step"]), group)
+                table.index_copy_(0, rows, updated.to(table.dtype))
                 for name, value in states.items():
-                    self.state[table][name][rows] = value
+                    kept[name].index_copy_(0, rows, value)

@@ -97,7 +97,7 @@ def predict(
             table = _table(predictions, batch.reserves)
             keep(table)
             meter.advance(table.num_rows, {} if meter.is_due else None)
-    result = PredictResult(output_path, meter.rows, meter.rate)
+    result = PredictResult(output_path, meter.num_rows, meter.rate)
     if output_path is None:
         result.table = pa.Table.from_batches(tables) if tables else pa.table({})
     return result

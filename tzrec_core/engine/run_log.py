@@ -21,6 +21,12 @@ def json_line(values: dict[str, Any]) -> str:
     return json.dumps(finite) + "\n"
 
 
+def append_result(model_dir: str | Path, file_name: str, step: int, metrics: dict[str, float]) -> None:
+    """Add a line with the metrics of an evaluation at `step` to a file of `model_dir`."""
+    with (Path(model_dir) / file_name).open("a", encoding="utf-8") as file:
+        file.write(json_line({"global_step": step, **metrics}))
+
+
 class RunLog:
     """Writes scalars of a run to `metrics.jsonl` and, if asked, to TensorBoard.
 
@@ -62,6 +68,11 @@ class Meter:
         total: number of steps, None = unknown.
         every: steps between lines.
         console: where to show it; None = standard error.
+
+    Attributes:
+        num_rows: rows counted so far.
+        num_steps: steps counted so far.
+        first_step: steps of earlier runs, which lines and bar count as well.
     """
 
     def __init__(self, title: str, *, total: int | None, every: int, console: Console | None = None) -> None:
@@ -79,8 +90,8 @@ class Meter:
         )
         self._task = self._progress.add_task(title, total=total, text="")
         self._started = time.perf_counter()
-        self.rows = 0
-        self.steps = 0
+        self.num_rows = 0
+        self.num_steps = 0
         self.first_step = 0
 
     def __enter__(self) -> Self:
@@ -97,7 +108,7 @@ class Meter:
     @property
     def rate(self) -> float:
         """Samples per second since the start."""
-        return self.rows / max(time.perf_counter() - self._started, 1e-9)
+        return self.num_rows / max(time.perf_counter() - self._started, 1e-9)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -117,9 +128,9 @@ class Meter:
 
     def advance(self, rows: int, values: dict[str, float] | None = None) -> None:
         """Count one step of `rows` rows; `values` are shown when given."""
-        self.rows += rows
-        self.steps += 1
-        step = self.first_step + self.steps
+        self.num_rows += rows
+        self.num_steps += 1
+        step = self.first_step + self.num_steps
         if values is not None:
             text = "  ".join([f"{self.rate:,.0f} samples/s", *(f"{k} {v:.4g}" for k, v in values.items())])
             self._progress.update(self._task, text=text)
@@ -132,14 +143,14 @@ class Meter:
     @property
     def is_due(self) -> bool:
         """Whether the coming step is one to show values for."""
-        return (self.first_step + self.steps + 1) % self._every == 0
+        return (self.first_step + self.num_steps + 1) % self._every == 0
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self, step: int) -> str:
-        if not self._total or not self.steps:
+        if not self._total or not self.num_steps:
             return ""
-        seconds = (time.perf_counter() - self._started) / self.steps * (self._total - step)
+        seconds = (time.perf_counter() - self._started) / self.num_steps * (self._total - step)
         return f"  {int(seconds // 60)}:{int(seconds % 60):02d} left"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tzrec_core.config import used_plugins
+from tzrec_core.data.batch import Batch
 from tzrec_core.errors import ConfigError
 from tzrec_core.features import BaseFeature, create_features
 from tzrec_core.models import BaseModel, create_model
@@ -22,9 +23,14 @@ PIPELINE_CONFIG = "pipeline.config"
 
 @dataclass
 class Setup:
-    """A config brought to life."""
+    """A config brought to life.
 
-    config: Any
+    Attributes:
+        features: all of its features.
+        model: on `device`, initialised, without losses and metrics.
+        device: the first GPU, or the CPU.
+    """
+
     features: list[BaseFeature]
     model: BaseModel
     device: torch.device
@@ -48,7 +54,12 @@ def build(config: Any) -> Setup:
     model = create_model(
         config.model_config, features, labels, list(config.data_config.sample_weight_fields), device=device
     )
-    return Setup(config, features, model, device)
+    return Setup(features, model, device)
+
+
+def num_rows(batch: Batch) -> int:
+    """How many rows a batch with labels has."""
+    return len(next(iter(batch.labels.values())))
 
 
 def seed_everything(seed: int | None) -> int:

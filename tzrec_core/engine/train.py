@@ -16,8 +16,8 @@ from tzrec_core.data.loader import BatchLoader, create_dataloader
 from tzrec_core.engine.checkpoint import checkpoints, load_model, load_optimizers, read_meta, save_checkpoint
 from tzrec_core.engine.evaluate import evaluate_model
 from tzrec_core.engine.optim import build_optimizers
-from tzrec_core.engine.run_log import Meter, RunLog, json_line
-from tzrec_core.engine.setup import build, compare_plugins, save_pipeline_config, seed_everything, seed_step
+from tzrec_core.engine.run_log import Meter, RunLog, append_result
+from tzrec_core.engine.setup import build, compare_plugins, num_rows, save_pipeline_config, seed_everything, seed_step
 from tzrec_core.errors import CheckpointError, DataError
 from tzrec_core.models import BaseModel, TrainWrapper
 
@@ -57,13 +57,13 @@ class _Position:
 def train(config: Any, *, train_data: Any = None, eval_data: Any = None) -> TrainResult:
     """Train the model of a config, evaluating and saving on the way.
 
+    A model_dir that already holds checkpoints is continued from the latest one, at the batch after it.
+
     Args:
         config: the checked config.
         train_data: path or table to train on; None = the config's train_input_path.
         eval_data: path or table to evaluate on; None = the config's eval_input_path, and no evaluation when that is
             empty.
-
-    A model_dir that already holds checkpoints is continued from the latest one, at the batch after it.
 
     Raises:
         ConfigError, DataError, PluginError: as the config's parts do.
@@ -91,7 +91,7 @@ def train(config: Any, *, train_data: Any = None, eval_data: Any = None) -> Trai
             _check_continuation(meta, config, checkpoint, _row_order(config, loader, seed))
         _log.info("continuing from %s", checkpoint)
     eval_loader = None
-    if not (isinstance(eval_data, str) and not eval_data):
+    if not isinstance(eval_data, str) or eval_data:
         eval_loader = create_dataloader(config.data_config, setup.features, eval_data, mode="eval")
     run = _Run(config, wrapper, optimizers, loader, eval_loader, setup.device, at, seed)
     return run.go()
@@ -161,7 +161,7 @@ class _Run:
         try:
             with meter:
                 self._loop(meter)
-            if meter.steps:
+            if meter.num_steps:
                 self.wrapper.model.on_train_end()
                 if type(self.wrapper.model).on_train_end is not BaseModel.on_train_end:
                     self.saved_step = -1  # what it changed belongs into the last checkpoint, written already or not
@@ -170,7 +170,7 @@ class _Run:
             self.log.close()
         assert self.checkpoint is not None
         return TrainResult(
-            self.config.model_dir, self.checkpoint, self.at.step, self.metrics, meter.rate if meter.rows else 0.0
+            self.config.model_dir, self.checkpoint, self.at.step, self.metrics, meter.rate if meter.num_rows else 0.0
         )
 
     def _num_steps(self) -> int | None:
@@ -185,7 +185,7 @@ class _Run:
             values = self._step(batch, is_due)
             self.at.step += 1
             self.at.in_epoch += 1
-            meter.advance(_num_rows(batch), values)
+            meter.advance(num_rows(batch), values)
             if values is not None:
                 self.log.write("train", self.at.step, self.at.epoch, {**values, "samples_per_second": meter.rate})
             if self._is_save_step():
@@ -280,11 +280,6 @@ class _Run:
             total=self.eval_loader.num_batches,
         )
         self.log.write("eval", self.at.step, self.at.epoch, self.metrics)
-        with (Path(self.config.model_dir) / TRAIN_EVAL_RESULT).open("a", encoding="utf-8") as file:
-            file.write(json_line({"global_step": self.at.step, **self.metrics}))
+        append_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.at.step, self.metrics)
         shown = "  ".join(f"{name} {value:.6f}" for name, value in self.metrics.items())
         self.meter.say(f"eval step {self.at.step}  {shown}")
-
-
-def _num_rows(batch: Batch) -> int:
-    return len(next(iter(batch.labels.values())))

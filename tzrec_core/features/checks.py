@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tzrec_core.config import ENCODINGS, refused_settings
 from tzrec_core.errors import ConfigError
 from tzrec_core.features.dense import numbers_in
 from tzrec_core.features.init_fn import parse_init_fn
@@ -12,17 +13,6 @@ from tzrec_core.protos import data_pb2
 if TYPE_CHECKING:
     from tzrec_core.features.feature import BaseFeature
 
-# In order of precedence: the first that is set sizes the table and says how a text becomes an id.
-ENCODINGS = (
-    "zch",
-    "dynamicemb",
-    "hash_bucket_size",
-    "num_buckets",
-    "vocab_list",
-    "vocab_dict",
-    "vocab_file",
-    "boundaries",
-)
 _DENSE_EMBEDDINGS = ("autodis", "mlp")
 _OF_A_TABLE = ("embedding_name", "init_fn", "pooling", "data_type", "trainable")
 _SIDES = ("user", "item", "context")
@@ -187,10 +177,5 @@ def _value_problems(feature: "BaseFeature") -> list[str]:
 
 
 def _unsupported_problems(feature: "BaseFeature") -> list[str]:
-    found = []
-    if feature.use_mask:
-        found.append(f"{feature.at('use_mask')} is not supported yet. Remove it.")
-    for field in ("fg_value_type", "asset_dir", "tokens_as_sequence"):
-        if feature.explicit(field):
-            found.append(f"{feature.at(field)} {feature.setting(field)!r} is not supported. Remove it.")
-    return found
+    # Columns can be parsed for these: the embedding group and the engine answer for them.
+    return list(refused_settings(feature.config, feature.at(), but=("zch", "dynamicemb", "embedding_constraints")))

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from tzrec_core.config import sampled_columns
+from tzrec_core.config import fg_mode, sampled_columns
 from tzrec_core.errors import ConfigError
 from tzrec_core.features.custom_feature import CustomFeature
 from tzrec_core.features.feature import BaseFeature
@@ -39,7 +39,7 @@ def create_features(
     data_config = data_config if data_config is not None else data_pb2.DataConfig()
     problems = _data_problems(data_config)
     options = {
-        "fg_mode": _fg_mode(data_config),
+        "fg_mode": fg_mode(data_config),
         "multival_sep": data_config.fg_encoded_multival_sep,
         "neg_fields": sampled_columns(data_config),
     }
@@ -74,28 +74,20 @@ def _members(
     return [(kind, getattr(member, kind), sequence) for kind, member in members if kind is not None]
 
 
-def _fg_mode(data_config: data_pb2.DataConfig) -> int:
-    if not data_config.HasField("fg_mode") and not data_config.fg_encoded:
-        return data_pb2.FG_NORMAL
-    return data_config.fg_mode
-
-
 def _data_problems(data_config: data_pb2.DataConfig) -> list[str]:
     found = []
-    fg_mode = _fg_mode(data_config)
-    if fg_mode not in (data_pb2.FG_NONE, data_pb2.FG_NORMAL):
+    mode = fg_mode(data_config)
+    mode_name = data_pb2.FgMode.Name(mode)
+    if mode not in (data_pb2.FG_NONE, data_pb2.FG_NORMAL):
         found.append(
-            f"data_config.fg_mode {data_pb2.FgMode.Name(fg_mode)} is not supported yet. "
+            f"data_config.fg_mode {mode_name} is not supported yet. "
             f"Use FG_NORMAL for raw columns, or FG_NONE for encoded ones."
         )
-    if data_config.HasField("fg_encoded") and data_config.fg_encoded != (fg_mode == data_pb2.FG_NONE):
+    if data_config.HasField("fg_encoded") and data_config.fg_encoded != (mode == data_pb2.FG_NONE):
         found.append(
             f"data_config.fg_encoded: {str(data_config.fg_encoded).lower()} contradicts fg_mode: "
-            f"{data_pb2.FgMode.Name(fg_mode)}. Remove fg_encoded."
+            f"{mode_name}. Remove fg_encoded."
         )
-    for field in ("sample_mask_prob", "negative_sample_mask_prob"):
-        if getattr(data_config, field):
-            found.append(f"data_config.{field} {getattr(data_config, field):g} is not supported yet. Remove it.")
     return found
 
 

@@ -1,7 +1,7 @@
 """What every feature type shares: its columns, its sizes and its embedding table."""
 
-from collections.abc import Collection, Mapping
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 from torchrec import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_configs import DataType, PoolingType
 
-from tzrec_core.config import BASE_DATA_GROUP, NEG_DATA_GROUP
+from tzrec_core.config import BASE_DATA_GROUP, ENCODINGS, NEG_DATA_GROUP
 from tzrec_core.errors import ConfigError
-from tzrec_core.features.checks import ENCODINGS, feature_problems, no_size, repeated
+from tzrec_core.features.checks import feature_problems, no_size, repeated
 from tzrec_core.features.encoded import encoded_ids, encoded_numbers
 from tzrec_core.features.init_fn import parse_init_fn
 from tzrec_core.features.rows import Parsed, Place, by_dictionary
@@ -125,6 +125,11 @@ class BaseFeature:
     def value_dim(self) -> int:
         """Numbers per row or step; for ids 0 = any number."""
         return self.explicit("value_dim") or 1
+
+    @property
+    def is_multi_value_sequence(self) -> bool:
+        """Whether a step holds any number of ids."""
+        return self.is_sparse and self.is_sequence and self.value_dim != 1
 
     @property
     def dense_emb_config(self) -> Message | None:
@@ -246,13 +251,23 @@ class BaseFeature:
         """
         if self.fg_mode == data_pb2.FG_NORMAL:
             return self.parse_raw(columns, source=source, first_row=first_row)
-        place = Place(self.name, f"feature {self.name!r}", source, first_row)
-        parse_column = encoded_ids if self.is_sparse else encoded_numbers
-        return by_dictionary(place.fetch(columns), lambda column: parse_column(self, column, place))
+        parse_column = partial(encoded_ids if self.is_sparse else encoded_numbers, self)
+        return self._parse_input(columns, source, first_row, parse_column)
 
     def parse_raw(self, columns: Mapping[str, pa.Array], *, source: str = "", first_row: int | None = 0) -> Parsed:
         """As `parse`, from raw columns; for types with `supports_fg_normal`."""
         raise NotImplementedError(f"{type(self).__name__} sets supports_fg_normal without parse_raw")
+
+    def _parse_input(
+        self,
+        columns: Mapping[str, pa.Array],
+        source: str,
+        first_row: int | None,
+        parse_column: Callable[[pa.Array, Place], Parsed],
+    ) -> Parsed:
+        """Parses the one column that this feature reads."""
+        place = Place(self.inputs[0], f"feature {self.name!r}", source, first_row)
+        return by_dictionary(place.fetch(columns), lambda column: parse_column(column, place))
 
     def at(self, field: str = "") -> str:
         """Names the feature, and a field of it, at the start of a message."""

@@ -15,7 +15,6 @@ from tzrec_core.features.rows import (
     Cells,
     Parsed,
     Place,
-    by_dictionary,
     cut_rows,
     cut_weighted,
     is_text,
@@ -47,8 +46,7 @@ class IdFeature(IdLikeFeature):
 
     def parse_raw(self, columns: Mapping[str, pa.Array], *, source: str = "", first_row: int | None = 0) -> Parsed:
         """See `BaseFeature.parse`."""
-        place = Place(self.inputs[0], f"feature {self.name!r}", source, first_row)
-        return by_dictionary(place.fetch(columns), lambda column: self._parse_column(column, place))
+        return self._parse_input(columns, source, first_row, self._parse_column)
 
     def _parse_column(self, column: pa.Array, place: Place) -> Parsed:
         sep = self.setting("separator") if self.value_dim != 1 or self.is_weighted else None

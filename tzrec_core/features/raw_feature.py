@@ -11,7 +11,7 @@ from tzrec_core.features.checks import not_numbers
 from tzrec_core.features.dense import dense_rows, numbers_in
 from tzrec_core.features.feature import BaseFeature
 from tzrec_core.features.normalize import Normalizer, parse_normalizer
-from tzrec_core.features.rows import Parsed, Place, by_dictionary
+from tzrec_core.features.rows import Parsed, Place
 from tzrec_core.protos import data_pb2
 
 
@@ -31,8 +31,7 @@ class RawFeature(BaseFeature):
 
     def parse_raw(self, columns: Mapping[str, pa.Array], *, source: str = "", first_row: int | None = 0) -> Parsed:
         """See `BaseFeature.parse`."""
-        place = Place(self.inputs[0], f"feature {self.name!r}", source, first_row)
-        return by_dictionary(place.fetch(columns), lambda column: self._parse_column(column, place))
+        return self._parse_input(columns, source, first_row, self._parse_column)
 
     def _parse_column(self, column: pa.Array, place: Place) -> Parsed:
         separator = self.setting("separator")

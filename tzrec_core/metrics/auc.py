@@ -19,7 +19,7 @@ from tzrec_core.metrics._roc import (
 )
 from tzrec_core.metrics._rows import RowMetric, checked_classes
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 MAX_ROWS = 20_000_000
 _AVERAGES = ("macro", "weighted", "none")
 
@@ -64,7 +64,7 @@ class _OneVersusRest(RowMetric):
         if self._num_rows("scores") > self._max_scores:
             if not self._said:
                 self._said = True
-                _logger.warning(
+                _log.warning(
                     "%s: more than %s scores on this rank. It goes on with %s bins over the logit: "
                     "the error stays below 1e-4 unless the logits hardly differ.",
                     self._name,
@@ -92,7 +92,7 @@ class _OneVersusRest(RowMetric):
         if len(self._column("bins")):
             counts = self._folded()
             areas_C, errors_C = logit_areas(counts)
-            _logger.info("%s: bins leave it within %.1e of the exact value", self._name, errors_C.max())
+            _log.info("%s: bins leave it within %.1e of the exact value", self._name, errors_C.max())
             return areas_C, counts[:, 1].sum(-1)
         scores_NC, positive_NC = self._rows()
         areas = [roc_areas(scores_N, positive_N) for scores_N, positive_N in zip(scores_NC.T, positive_NC.T)]

@@ -87,7 +87,7 @@ class Accuracy(_Mean):
 
 
 class RecallAtK(_Mean):
-    """Share of the rows whose true class is among the K best scored.
+    """Share of the true classes that are among the K best scored of their row.
 
     Args:
         top_k: K >= 1. With no more than K candidates every row counts.
@@ -103,8 +103,14 @@ class RecallAtK(_Mean):
         self._top_k = top_k
 
     def update(self, preds: Tensor, labels: Tensor) -> None:
-        """Add a batch of scores (B, C) and the number of each row's true class (B,)."""
-        self._add(_is_among_top(preds, labels, min(self._top_k, preds.shape[1])))
+        """Add a batch of scores (B, C) and the number of each row's true class (B,), or a mask of all (B, C)."""
+        top_k = min(self._top_k, preds.shape[1])
+        if labels.dim() == 1:
+            self._add(_is_among_top(preds, labels, top_k))
+            return
+        mask_BC = labels > 0
+        self.total += mask_BC.gather(1, preds.detach().topk(top_k, dim=1).indices).sum(dtype=torch.float64)
+        self.count += mask_BC.sum()
 
 
 class RelativeL1(_Mean):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tzrec_core.config import model_name
 from tzrec_core.data.batch import Batch
 from tzrec_core.features import BaseFeature
 from tzrec_core.metrics import TrainMetricWrapper
@@ -34,8 +35,7 @@ class BaseModel(BaseModule):
     ) -> None:
         super().__init__()
         self._base_model_config = model_config
-        oneofs = model_config.DESCRIPTOR.oneofs_by_name
-        name = model_config.WhichOneof("model") if "model" in oneofs else None
+        name = model_name(model_config)
         self._model_config = getattr(model_config, name) if name else None
         self._features = list(features)
         self._feature_groups = list(model_config.feature_groups)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tzrec_core.config import model_offer
+from tzrec_core.config import model_offer, refuse_unsupported
 from tzrec_core.errors import ConfigError, PluginError
 from tzrec_core.features import BaseFeature
 from tzrec_core.models.base import BaseModel
@@ -36,16 +36,14 @@ def create_model(
         the model, its kernel set to `model_config.kernel`.
 
     Raises:
-        ConfigError: the config names no model, asks for a kernel that is not built in, or the model refuses it.
+        ConfigError: the config names no model, has a setting that is not supported yet, or the model refuses it.
         PluginError: the model's class cannot be imported or is no BaseModel.
     """
     try:
         offer = model_offer(model_config)
     except ValueError as error:
         raise ConfigError(f"{error}; add one, such as deepfm {{ ... }}. See `tzrec list-models`.") from None
-    kernel = model_pb2.Kernel.Name(model_config.kernel)
-    if kernel != Kernel.PYTORCH.name:
-        raise ConfigError(f"model_config.kernel = {kernel}: only PYTORCH kernels are built in so far; remove the line")
+    refuse_unsupported(model_config, "model_config")
     cls = registry().load(offer)
     if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
         raise PluginError(
@@ -60,5 +58,5 @@ def create_model(
             sample_weights=list(sample_weights or []),
             sampler_type=sampler_type,
         )
-    model.set_kernel(Kernel[kernel])
+    model.set_kernel(Kernel[model_pb2.Kernel.Name(model_config.kernel)])
     return model

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torchmetrics
@@ -15,25 +15,25 @@ from tzrec_core.data.batch import Batch
 from tzrec_core.errors import ConfigError
 from tzrec_core.plugins import LossSpec, MetricSpec, Offer, Output, Registry, Spec, Task, registry
 
+S = TypeVar("S", bound=Spec)
+
 
 def loss_spec(loss_config: Any) -> tuple[LossSpec, Message]:
     """Spec and settings of the loss that a LossConfig names."""
     offer, settings = _offer(LossSpec, loss_config, "loss")
-    assert isinstance(offer.spec, LossSpec)
     return offer.spec, settings
 
 
 def metric_spec(metric_config: Any) -> tuple[MetricSpec, Message]:
     """Spec and settings of the metric that a MetricConfig or TrainMetricConfig names."""
     offer, settings = _offer(MetricSpec, metric_config, "metric")
-    assert isinstance(offer.spec, MetricSpec)
     return offer.spec, settings
 
 
 _EXAMPLES = {"loss": "losses { binary_cross_entropy {} }", "metric": "metrics { auc {} }"}
 
 
-def _offer(kind: type[Spec], holder: Any, oneof: str) -> tuple[Offer, Message]:
+def _offer(kind: type[S], holder: Any, oneof: str) -> tuple[Offer[S], Message]:
     member = holder.WhichOneof(oneof)
     if member is None:
         raise ConfigError(f"a {oneof} is empty; write one, such as {_EXAMPLES[oneof]}")
@@ -44,7 +44,7 @@ def _offer(kind: type[Spec], holder: Any, oneof: str) -> tuple[Offer, Message]:
 
 
 @functools.lru_cache(maxsize=256)
-def _plugin_offer(current: Registry, kind: type[Spec], type_url: str, value: bytes) -> tuple[Offer, Message]:
+def _plugin_offer(current: Registry, kind: type[S], type_url: str, value: bytes) -> tuple[Offer[S], Message]:
     """As `spec_of`, for the Any slot; remembered, because unpacking is slow and every batch asks."""
     del current  # part of the key only: another registry may answer otherwise
     return spec_of(kind, "plugin", AnyMessage(type_url=type_url, value=value))
@@ -53,18 +53,21 @@ def _plugin_offer(current: Registry, kind: type[Spec], type_url: str, value: byt
 def build_loss(loss_config: Any, *, task: Task, num_class: int, reduction: str) -> nn.Module:
     """The module of a loss.
 
+    Args:
+        loss_config: a LossConfig.
+        task: of the model.
+        num_class: of the model or tower.
+        reduction: "mean" for a scalar, "none" for one loss per row.
+
     Raises:
         ConfigError: the task does not support the loss, or `num_class` does not fit it.
     """
     offer, settings = _offer(LossSpec, loss_config, "loss")
     spec = offer.spec
-    assert isinstance(spec, LossSpec)
     if task not in spec.tasks:
         raise ConfigError(f"loss {spec.name!r} is not supported by {task} models")
-    low, high = spec.num_class
-    if task is not Task.MATCH and not low <= num_class <= (high or num_class):
-        wanted = f"{low}" if low == high else f"at least {low}"
-        raise ConfigError(f"num_class = {num_class} does not fit {spec.name}, which takes {wanted}")
+    if problem := spec.num_class_problem(task, num_class):
+        raise ConfigError(problem)
     kwargs = _constructor_kwargs(settings, spec.grouping_field)
     module = registry().load(offer)(**kwargs, reduction=reduction)
     assert isinstance(module, nn.Module)
@@ -85,7 +88,6 @@ def build_metric(metric_config: Any, *, task: Task, num_class: int, outputs: set
     """
     offer, settings = _offer(MetricSpec, metric_config, "metric")
     spec = offer.spec
-    assert isinstance(spec, MetricSpec)
     if task not in spec.tasks:
         raise ConfigError(f"metric {spec.name!r} is not supported by {task} models")
     metric_input(spec, outputs, num_class)
@@ -117,14 +119,9 @@ def metric_input(spec: MetricSpec, outputs: set[Output], num_class: int) -> str:
     for output in spec.outputs:
         if output in outputs:
             return _PREDICTIONS[output]
-    has_probs1 = Output.SOFTMAX in outputs and num_class == 2
-    if has_probs1 and Output.BINARY in spec.outputs:
-        return "probs1"
-    given = sorted(outputs | ({Output.BINARY} if has_probs1 else set()))
-    raise ConfigError(
-        f"metric {spec.name!r} reads {' or '.join(spec.outputs)} predictions, but with these losses and "
-        f"num_class = {num_class} the model gives {' and '.join(given) or 'none'}"
-    )
+    if problem := spec.outputs_problem(outputs, num_class):
+        raise ConfigError(f"metric {spec.name!r} {problem}")
+    return "probs1"
 
 
 def _constructor_kwargs(settings: Message, grouping_field: str) -> dict[str, Any]:

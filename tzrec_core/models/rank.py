@@ -1,7 +1,7 @@
 """Models that score one row: probability of a class, or a value."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torchmetrics
@@ -16,7 +16,7 @@ from tzrec_core.models.base import BaseModel
 from tzrec_core.models.objectives import build_loss, build_metric, group_ids, loss_spec, metric_input, metric_spec
 from tzrec_core.modules.embedding_group import EmbeddingGroup
 from tzrec_core.modules.variational_dropout import VariationalDropout
-from tzrec_core.plugins import ModelSpec, Output, Task
+from tzrec_core.plugins import MetricSpec, Output, Task
 from tzrec_core.protos.model_pb2 import FeatureGroupType
 
 
@@ -36,6 +36,8 @@ class RankModel(BaseModel):
         ConfigError: a loss or metric that ranking does not support, or a num_class that does not fit a loss.
     """
 
+    embedding_group: EmbeddingGroup
+
     def __init__(
         self,
         model_config: Any,
@@ -48,29 +50,23 @@ class RankModel(BaseModel):
         self._num_class = model_config.num_class
         self._label_name = self._labels[0] if self._labels else ""
         self._sample_weight_name = self._sample_weights[0] if self._sample_weights else ""
-        self.embedding_group: EmbeddingGroup = cast(EmbeddingGroup, None)
         self._group_feature_p_losses: dict[str, torch.Tensor] = {}
         self._metric_inputs: dict[str, str] = {}
 
     @property
     def _task(self) -> Task:
         try:
-            spec = model_offer(self._base_model_config).spec
+            return model_offer(self._base_model_config).spec.task
         except ValueError:
             return Task.RANK
-        assert isinstance(spec, ModelSpec)
-        return spec.task
 
     def init_input(self) -> None:
         """Build the embedding group, and a variational dropout per group when the config asks for it."""
-        wide_dim = getattr(self._model_config, "wide_embedding_dim", None)
-        wide_init_fn = getattr(self._model_config, "wide_init_fn", None)
         self.embedding_group = EmbeddingGroup(
             self._features,
             self._feature_groups,
-            wide_embedding_dim=wide_dim or None,
-            wide_init_fn=wide_init_fn or None,
-            device=torch.get_default_device(),
+            wide_embedding_dim=getattr(self._model_config, "wide_embedding_dim", None),
+            wide_init_fn=getattr(self._model_config, "wide_init_fn", None),
         )
         if self._base_model_config.HasField("variational_dropout"):
             self.group_variational_dropouts = self._variational_dropouts()
@@ -97,7 +93,7 @@ class RankModel(BaseModel):
         return dropouts
 
     def build_input(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The embedding group's output, after variational dropout."""
+        """The embedding group's output by its keys, see `EmbeddingGroup`, after variational dropout."""
         grouped = self.embedding_group(batch)
         if self._base_model_config.HasField("variational_dropout"):
             for name, dropout in self.group_variational_dropouts.items():
@@ -128,8 +124,6 @@ class RankModel(BaseModel):
                 predictions[f"probs1{suffix}"] = probs[:, 1]
             return predictions
         return {f"y{suffix}": torch.squeeze(output, dim=1)}
-
-    # ---- losses
 
     def init_loss(self) -> None:
         """Build the configured losses."""
@@ -195,8 +189,6 @@ class RankModel(BaseModel):
                 f"0 to {num_class - 1}"
             ) from error
 
-    # ---- metrics
-
     def init_metric(self) -> None:
         """Build the configured metrics, the train metrics, and a mean for each loss under the loss's key."""
         for metric_config in self._base_model_config.metrics:
@@ -210,21 +202,21 @@ class RankModel(BaseModel):
         self, metric_config: Any, num_class: int = 1, suffix: str = "", *, losses: Sequence[Any] | None = None
     ) -> None:
         """`losses` are the task's own; None = those of the model."""
-        key = _metric_key(metric_config) + suffix
+        spec, settings = metric_spec(metric_config)
+        key = _metric_key(spec, settings) + suffix
         if key in self._metric_modules:
             raise ConfigError(f"metric {key!r} is configured twice; keep one")
         outputs = self._outputs(losses)
-        metric = build_metric(metric_config, task=self._task, num_class=num_class, outputs=outputs)
-        self._metric_modules[key] = metric
-        self._metric_inputs[key] = metric_input(metric_spec(metric_config)[0], outputs, num_class)
+        self._metric_modules[key] = build_metric(metric_config, task=self._task, num_class=num_class, outputs=outputs)
+        self._metric_inputs[key] = metric_input(spec, outputs, num_class)
 
     def _init_train_metric_impl(
         self, metric_config: Any, num_class: int = 1, suffix: str = "", *, losses: Sequence[Any] | None = None
     ) -> None:
-        key = _metric_key(metric_config) + suffix
+        spec, settings = metric_spec(metric_config)
+        key = _metric_key(spec, settings) + suffix
         if key in self._train_metric_modules:
             raise ConfigError(f"train metric {key!r} is configured twice; keep one")
-        spec, settings = metric_spec(metric_config)
         if not spec.train:
             raise ConfigError(f"{spec.name} cannot be a train metric")
         outputs = self._outputs(losses)
@@ -270,8 +262,7 @@ class RankModel(BaseModel):
         num_class: int = 1,
         suffix: str = "",
     ) -> None:
-        modules = self._metric_modules
-        self._feed(modules, predictions, batch, label, metric_config, suffix)
+        self._feed(self._metric_modules, predictions, batch, label, metric_config, suffix)
 
     def _update_train_metric_impl(
         self,
@@ -282,8 +273,7 @@ class RankModel(BaseModel):
         num_class: int = 1,
         suffix: str = "",
     ) -> None:
-        modules = self._train_metric_modules
-        self._feed(modules, predictions, batch, label, metric_config, suffix)
+        self._feed(self._train_metric_modules, predictions, batch, label, metric_config, suffix)
 
     def _feed(
         self,
@@ -295,12 +285,11 @@ class RankModel(BaseModel):
         suffix: str,
     ) -> None:
         spec, settings = metric_spec(metric_config)
-        key = _metric_key(metric_config) + suffix
+        key = _metric_key(spec, settings) + suffix
         preds = predictions[self._metric_inputs[key] + suffix]
         ids = group_ids(settings, spec.grouping_field, batch)
         modules[key].update(preds, label, *([] if ids is None else [ids]))  # type: ignore[operator]
 
 
-def _metric_key(metric_config: Any) -> str:
-    spec, settings = metric_spec(metric_config)
-    return f"recall@{settings.top_k}" if spec.name == "recall_at_k" else spec.name  # type: ignore[attr-defined]
+def _metric_key(spec: MetricSpec, settings: Any) -> str:
+    return f"recall@{settings.top_k}" if spec.name == "recall_at_k" else spec.name

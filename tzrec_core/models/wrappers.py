@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from tzrec_core.config import refuse_unsupported
 from tzrec_core.data.batch import Batch
 from tzrec_core.data.parser import DataParser
 from tzrec_core.errors import ConfigError, did_you_mean
@@ -37,6 +38,10 @@ class TrainWrapper(BaseModule):
 
     Returns of `forward(batch)`:
         (total loss, (losses by key, detached; predictions, detached; batch)).
+
+    Raises:
+        ConfigError: the model's config has a setting that is not supported yet, its losses or metrics do not fit the
+            model, or mixed_precision is unknown.
     """
 
     def __init__(
@@ -44,11 +49,7 @@ class TrainWrapper(BaseModule):
     ) -> None:
         super().__init__()
         self.model = module
-        if module._base_model_config.use_pareto_loss_weight:
-            raise ConfigError(
-                "model_config.use_pareto_loss_weight weighs the losses of several tasks and is not supported yet; "
-                "remove it"
-            )
+        refuse_unsupported(module._base_model_config, "model_config")
         self.model.init_loss()
         self.model.init_metric()
         self._device_type = (device or torch.device("cpu")).type

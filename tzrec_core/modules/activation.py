@@ -12,7 +12,7 @@ from tzrec_core.errors import ConfigError, did_you_mean
 
 # torch files these under activations too, but one takes three inputs and the other halves the width.
 _NOT_ELEMENTWISE = {"MultiheadAttention", "GLU"}
-_TORCH_NAMES = sorted(set(torch.nn.modules.activation.__all__) - _NOT_ELEMENTWISE)
+_TORCH_NAMES = sorted({"Identity", *torch.nn.modules.activation.__all__} - _NOT_ELEMENTWISE)
 _NAMES = ["Dice", *(f"nn.{name}" for name in _TORCH_NAMES)]
 
 

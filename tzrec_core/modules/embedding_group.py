@@ -127,7 +127,7 @@ class PooledEmbedding(BaseModule):
         outputs: dict[str, Tensor] = {}
         for name, sources in self._sources.items():
             parts = [columns[source][key] for source, key in sources]
-            outputs[name] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            outputs[name] = jagged.join_columns(parts)
         return outputs
 
 
@@ -193,14 +193,13 @@ class EmbeddingGroup(BaseModule):
             {dg: SequenceEmbedding(groups, dg, device) for dg, groups in stepped.items()}
         )
         self._group_name_to_seq_encoders = nn.ModuleDict()
-        self._sequence_names: dict[str, list[str]] = {}
         for group in feature_groups:
             if group.sequence_encoders:
                 self._add_encoders(group, device)
+        self._output_keys = {name: self._keys_of(name) for name in self._is_sequence}
 
     def _add_encoders(self, group: model_pb2.FeatureGroupConfig, device: torch.device) -> None:
         name = group.group_name
-        self._sequence_names[name] = [member.group_name or name for member in group.sequence_groups]
         dims = self._feature_dims.setdefault(name, {})
         encoders = nn.ModuleList()
         for index, config in enumerate(group.sequence_encoders):
@@ -226,14 +225,14 @@ class EmbeddingGroup(BaseModule):
         for impl in self.seq_emb_impls.values():
             stepped.update(impl(batch))
         outputs: dict[str, Tensor] = {}
-        for name, keys in self.grouped_features_keys().items():
+        for name, keys in self._output_keys.items():
             if self._is_sequence[name]:
                 outputs.update({key: stepped[key] for key in keys})
                 continue
             parts = [pooled[name]] if self._has_plain[name] else []
-            if name in self._sequence_names:
+            if name in self._group_name_to_seq_encoders:
                 parts.extend(self._encode(name, stepped))
-            outputs[name] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            outputs[name] = jagged.join_columns(parts)
         return outputs
 
     def _encode(self, name: str, stepped: Mapping[str, Tensor]) -> list[Tensor]:
@@ -248,8 +247,7 @@ class EmbeddingGroup(BaseModule):
 
     def has_group(self, group_name: str) -> bool:
         """Whether there is a group, or an output such as "g.query", of that name."""
-        outputs = {key for keys in self.grouped_features_keys().values() for key in keys}
-        return group_name in self._is_sequence or group_name in outputs
+        return group_name in self._is_sequence or group_name in self.grouped_features_keys()
 
     def group_dims(self, group_name: str) -> list[int]:
         """Width of each feature of "g", "g.query" or "g.sequence", in order; encoders last.
@@ -277,16 +275,15 @@ class EmbeddingGroup(BaseModule):
         """Width of "g", "g.query" or "g.sequence"; 0 for the query of a group without one."""
         return sum(self.group_dims(group_name))
 
-    def grouped_features_keys(self) -> dict[str, list[str]]:
-        """The keys that `forward` emits for each group."""
-        keys: dict[str, list[str]] = {}
-        for name, is_sequence in self._is_sequence.items():
-            if is_sequence:
-                query = [f"{name}.query"] if self._feature_dims[f"{name}.query"] else []
-                keys[name] = [*query, f"{name}.sequence", f"{name}.sequence_length"]
-            else:
-                keys[name] = [name]
-        return keys
+    def grouped_features_keys(self) -> list[str]:
+        """The keys that `forward` emits, in its order."""
+        return [key for keys in self._output_keys.values() for key in keys]
+
+    def _keys_of(self, group_name: str) -> list[str]:
+        if not self._is_sequence[group_name]:
+            return [group_name]
+        query = [f"{group_name}.query"] if self._feature_dims[f"{group_name}.query"] else []
+        return [*query, f"{group_name}.sequence", f"{group_name}.sequence_length"]
 
     def sparse_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The embedding tables: those that train, and those that are frozen."""

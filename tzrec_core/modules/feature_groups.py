@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from tzrec_core.config import spec_of
+from tzrec_core.config import data_group_problems, member_problems, spec_of
 from tzrec_core.errors import did_you_mean
 from tzrec_core.features import BaseFeature
 from tzrec_core.modules.sequence_embedding import SequenceGroup
@@ -35,7 +35,8 @@ def feature_group_problems(
         else:
             found.extend(_plain_problems(where, group, known))
             found.extend(_encoder_problems(where, group, known))
-        found.extend(_data_group_problems(where, group, known))
+        names = [*group.feature_names, *(name for member in group.sequence_groups for name in member.feature_names)]
+        found.extend(data_group_problems(where, [(name, known[name].data_group) for name in names if name in known]))
     return found
 
 
@@ -55,7 +56,7 @@ def sequence_groups(group: model_pb2.FeatureGroupConfig, known: Mapping[str, Bas
     ]
 
 
-def encoder_settings(config: seq_encoder_pb2.SeqEncoderConfig) -> tuple[Offer, Message]:
+def encoder_settings(config: seq_encoder_pb2.SeqEncoderConfig) -> tuple[Offer[SeqEncoderSpec], Message]:
     """The encoder behind an entry of `sequence_encoders`, and its settings.
 
     Raises:
@@ -85,20 +86,19 @@ def _sequence_group(
 
 def _member_problems(where: str, names: Iterable[str], known: Mapping[str, BaseFeature]) -> Iterator[str]:
     """Mistakes that no group of any type may have."""
-    for name, count in Counter(names).items():
+    names = list(names)
+    yield from member_problems(where, names, known)
+    for name in dict.fromkeys(names):
         feature = known.get(name)
         if feature is None:
-            yield f"{where}: {name!r} is not a feature.{did_you_mean(name, known)}"
             continue
-        if count > 1:
-            yield f"{where} lists {name!r} {count} times. Remove all but one."
         if feature.stub_type:
             yield (
                 f"{where}: {name!r} has stub_type: true, so it is only an input of other features. Remove it "
                 "from the group, or stub_type from the feature."
             )
         for field in ("zch", "dynamicemb"):
-            if field in feature.config.DESCRIPTOR.fields_by_name and feature.config.HasField(field):
+            if feature.explicit(field) is not None:
                 yield (
                     f"not supported yet: {field} of feature {name!r} in {where}. Use hash_bucket_size, "
                     "num_buckets or a vocabulary instead."
@@ -168,22 +168,3 @@ def _encoder_problems(
                 f"{where}: sequence group {name!r} has no encoder. Add one, such as sequence_encoders {{ "
                 f'pooling_encoder {{ input: "{name}" }} }}.'
             )
-
-
-def _data_group_problems(
-    where: str, group: model_pb2.FeatureGroupConfig, known: Mapping[str, BaseFeature]
-) -> Iterator[str]:
-    names = [
-        *group.feature_names,
-        *(name for member in group.sequence_groups for name in member.feature_names),
-    ]
-    by_data_group: dict[str, list[str]] = {}
-    for name in names:
-        if name in known:
-            by_data_group.setdefault(known[name].data_group, []).append(name)
-    if len(by_data_group) > 1:
-        lists = " and ".join(f"{data_group}: {', '.join(n)}" for data_group, n in by_data_group.items())
-        yield (
-            f"{where} mixes features of two data groups, {lists}. A group reads one: split it, or list the "
-            "missing columns in the sampler's attr_fields."
-        )

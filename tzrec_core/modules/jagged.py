@@ -22,6 +22,11 @@ def split_columns(keyed: KeyedTensor) -> dict[str, Tensor]:
     return found
 
 
+def join_columns(parts: list[Tensor]) -> Tensor:
+    """The columns of `parts`, each (B, width), side by side; a single part is not copied."""
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
 @torch.fx.wrap
 def longest(lengths: Tensor) -> int:
     """T: the largest of `lengths` (B,), 0 without rows. Waits for the device."""

@@ -41,11 +41,7 @@ class SequenceEncoder(BaseModule):
         self._query_dim = query_dim
         self._input = input
         self._max_seq_length = max_seq_length
-        self._title = (
-            f"{type(self).__name__} {name!r} on group {input!r}"
-            if name
-            else (f"{type(self).__name__} on group {input!r}")
-        )
+        self._title = type(self).__name__ + (f" {name!r}" if name else "") + f" on group {input!r}"
         if max_seq_length < 0:
             raise ConfigError(f"{self._title}: max_seq_length = {max_seq_length}: write 0 for all steps, or more.")
 

@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +34,12 @@ class SequenceGroup:
     suffix: str = ""
     is_jagged: bool = False
 
-    @property
+    @cached_property
     def query(self) -> list[BaseFeature]:
         """The features without steps."""
         return [feature for feature in self.features if not feature.is_sequence]
 
-    @property
+    @cached_property
     def sequence(self) -> list[BaseFeature]:
         """The features with steps."""
         return [feature for feature in self.features if feature.is_sequence]
@@ -83,7 +84,7 @@ class SequenceEmbedding(BaseModule):
                 self._output_names[key] = (str(dim), name)
         features = [feature for group in groups for feature in group.features]
         self._has_dense_query = any(not f.is_sparse and not f.is_sequence for f in features)
-        self._has_multi_value = any(_is_multi_value_sequence(f) for f in features)
+        self._has_multi_value = any(f.is_multi_value_sequence for f in features)
         self._has_weighted_query = any(f.is_weighted for f in features)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -112,7 +113,7 @@ class SequenceEmbedding(BaseModule):
                     embedded[feature.name] = looked_up[dim][name]
             if group.query:
                 parts = [_query_vector(f, embedded[f.name], ids) if f.is_sparse else dense[f.name] for f in group.query]
-                outputs[f"{group.name}.query"] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+                outputs[f"{group.name}.query"] = jagged.join_columns(parts)
             steps = [
                 _embedded_steps(f, embedded[f.name], multi_value)
                 if f.is_sparse
@@ -130,10 +131,6 @@ def _table(feature: BaseFeature, suffix: str) -> EmbeddingConfig:
     return replace(config, name=f"{config.name}_{suffix}") if suffix else config
 
 
-def _is_multi_value_sequence(feature: BaseFeature) -> bool:
-    return feature.is_sparse and feature.is_sequence and feature.value_dim != 1
-
-
 def _query_vector(feature: BaseFeature, embedded: JaggedTensor, ids: dict[str, JaggedTensor]) -> Tensor:
     """(B, D): the first id of a single-value feature, else the ids pooled."""
     values = embedded.values()
@@ -148,7 +145,7 @@ def _embedded_steps(
     feature: BaseFeature, embedded: JaggedTensor, multi_value: dict[str, JaggedTensor]
 ) -> tuple[Tensor, Tensor]:
     """Values (N, D) and lengths (B,); the ids of a multi-value step are pooled."""
-    if not _is_multi_value_sequence(feature):
+    if not feature.is_multi_value_sequence:
         return embedded.values(), embedded.lengths()
     steps = multi_value[feature.name]
     is_mean = feature.pooling_type == PoolingType.MEAN

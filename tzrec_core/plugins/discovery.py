@@ -156,10 +156,8 @@ def _installed(search_path: list[str] | None) -> Iterator[tuple[Plugin, EntryPoi
     for dist in distributions() if search_path is None else distributions(path=search_path):
         if hooks.ENTRY_POINT_GROUP not in (dist.read_text("entry_points.txt") or ""):
             continue  # most distributions: parsing their metadata would cost more than all the rest
-        if (
-            dist.read_text("METADATA") is None and dist.read_text("PKG-INFO") is None
-        ):  # debris of an interrupted removal
-            continue
+        if dist.read_text("METADATA") is None and dist.read_text("PKG-INFO") is None:
+            continue  # debris of an interrupted removal
         name = canonicalize_name(dist.metadata["Name"])
         if name in seen:  # an older copy further down sys.path: shadowed, as for imports
             continue

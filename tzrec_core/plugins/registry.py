@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tzrec_core.errors import ConfigError, PluginError, TzrecError, did_you_mean, nearest
 from tzrec_core.plugins.discovery import CORE, Plugin, Selection, State, core_version, discover
 from tzrec_core.plugins.spec import KINDS, ModelSpec, Spec, Task
 
 S = TypeVar("S", bound=Spec)
+S_co = TypeVar("S_co", bound=Spec, covariant=True)
 
 
 @dataclass(frozen=True)
-class Offer:
+class Offer(Generic[S_co]):
     """A spec and the plugin that offers it."""
 
-    spec: Spec
+    spec: S_co
     plugin: Plugin
 
     @property
@@ -49,7 +50,7 @@ class Registry:
         self.plugins = plugins
         self.notes = list(notes or [])
         self.core = _core_plugin()
-        self._names: dict[type[Spec], dict[str, list[Offer]]] = {}
+        self._names: dict[type[Spec], dict[str, list[Offer[Any]]]] = {}  # Any: the key, which no type can say
         self._mark_conflicts()
 
     @classmethod
@@ -57,7 +58,7 @@ class Registry:
         """Discover the installed plugins and build a registry of them."""
         return cls(*discover(selection, search_path=search_path))
 
-    def offers(self, kind: type[Spec]) -> list[Offer]:
+    def offers(self, kind: type[S]) -> list[Offer[S]]:
         """Every offer of one kind by a plugin that works, sorted by name; the core's own first among equals.
 
         Names of the core cannot be taken: a plugin's offer of the same name is reached by its qualified name.
@@ -66,15 +67,24 @@ class Registry:
         found = [Offer(spec, plugin) for plugin in usable for spec in plugin.specs if isinstance(spec, kind)]
         return sorted(found, key=lambda offer: offer.spec.name)
 
-    def by_name(self, kind: type[Spec]) -> dict[str, list[Offer]]:
+    def by_name(self, kind: type[S]) -> dict[str, list[Offer[S]]]:
         """Offers by every name that reaches them, aliases included; more than one is a clash."""
         if kind not in self._names:
-            found: dict[str, list[Offer]] = {}
+            found: dict[str, list[Offer[S]]] = {}
             for offer in self.offers(kind):
-                for name in _names(offer.spec):
+                for name in offer.spec.names:
                     found.setdefault(name, []).append(offer)
             self._names[kind] = found
         return self._names[kind]
+
+    def listing(self, kind: type[S]) -> list[tuple[str, Offer[S]]]:
+        """Every offer of one kind with the shortest name that reaches it alone: bare, or qualified in a clash."""
+        return [
+            (name if len(offers) == 1 else offer.qualified, offer)
+            for name, offers in sorted(self.by_name(kind).items())
+            for offer in offers
+            if name == offer.spec.name
+        ]
 
     def mark_broken(self, plugin: Plugin, error: TzrecError) -> None:
         """Take back all that a plugin offers, as its config cannot be used; clashes with it are over."""
@@ -85,7 +95,7 @@ class Registry:
         self._names.clear()
         self._mark_conflicts()
 
-    def get(self, kind: type[S], name: str) -> Offer:
+    def get(self, kind: type[S], name: str) -> Offer[S]:
         """The one offer called `name`, which may be qualified (`tzrec-deepfm:deepfm`).
 
         Raises:
@@ -135,7 +145,7 @@ class Registry:
         for plugin in self.plugins:
             if plugin.state in (State.OK, State.CONFLICT):
                 continue
-            offered = {n for s in plugin.specs if isinstance(s, kind) for n in _names(s)}
+            offered = {n for s in plugin.specs if isinstance(s, kind) for n in s.names}
             if bare in offered or (not offered and (plugin.name == bare or plugin.distribution == package)):
                 error = PluginError(
                     f"{kind.label()} {name!r} comes from {plugin.distribution}, which is {plugin.state}: "
@@ -173,7 +183,7 @@ class Registry:
             f"there is no {kind.label()} {name!r}.{hint} Installed: {', '.join(installed) or 'none'}.{also}"
         )
 
-    def load(self, offer: Offer) -> Any:
+    def load(self, offer: Offer[Spec]) -> Any:
         """Import what a spec's target names.
 
         Raises:
@@ -181,7 +191,7 @@ class Registry:
         """
         return _import_target(offer, offer.spec.target)
 
-    def load_config_class(self, offer: Offer) -> Any:
+    def load_config_class(self, offer: Offer[Spec]) -> Any:
         """Import the message or dataclass that a spec's `config` names; raises PluginError as `load` does."""
         return _import_target(offer, offer.spec.config)
 
@@ -218,10 +228,6 @@ class Registry:
                         offer.plugin.fail(State.CONFLICT, reason)
 
 
-def _names(spec: Spec) -> tuple[str, ...]:
-    return (spec.name, *getattr(spec, "aliases", ()))
-
-
 def _core_plugin() -> Plugin:
     from tzrec_core import builtin
 
@@ -234,7 +240,7 @@ def _core_plugin() -> Plugin:
     )
 
 
-def _import_target(offer: Offer, target: str) -> Any:
+def _import_target(offer: Offer[Spec], target: str) -> Any:
     module_name, _, attribute = target.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -294,15 +300,11 @@ def list_models(pattern: str = "*", *, task: Task | str | None = None) -> list[s
         raise ConfigError(
             f"there is no task {task!r}. Tasks are: {', '.join(Task)}.{did_you_mean(task, [t.value for t in Task])}"
         )
-    names = []
-    for name, offers in registry().by_name(ModelSpec).items():
-        for offer in offers:
-            assert isinstance(offer.spec, ModelSpec)
-            if name in offer.spec.aliases or (task is not None and offer.spec.task != task):
-                continue
-            if fnmatch.fnmatchcase(name, pattern):
-                names.append(name if len(offers) == 1 else offer.qualified)
-    return sorted(names)
+    return sorted(
+        name
+        for name, offer in registry().listing(ModelSpec)
+        if task in (None, offer.spec.task) and fnmatch.fnmatchcase(offer.spec.name, pattern)
+    )
 
 
 def get_model(name: str) -> ModelSpec:
@@ -313,9 +315,7 @@ def get_model(name: str) -> ModelSpec:
             installed.
         ConfigError: no known plugin offers the name; the nearest one is shown.
     """
-    spec = registry().get(ModelSpec, name).spec
-    assert isinstance(spec, ModelSpec)
-    return spec
+    return registry().get(ModelSpec, name).spec
 
 
 def load_class(model: str | Spec) -> Any:

@@ -5,6 +5,7 @@ A spec names things by `"module:attribute"` strings; nothing is imported until a
 """
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -114,6 +115,11 @@ class Spec:
     kind: ClassVar[str] = ""
     needs_config: ClassVar[bool] = True
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that reaches it."""
+        return (self.name,)
+
     @classmethod
     def label(cls) -> str:
         """The kind in words, such as `seq encoder`."""
@@ -161,6 +167,11 @@ class ModelSpec(Spec):
 
     kind: ClassVar[str] = "model"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that reaches it: its own and the aliases."""
+        return (self.name, *self.aliases)
+
     def problems(self) -> list[str]:
         """What is wrong with this spec, empty when nothing is."""
         found = super().problems()
@@ -175,7 +186,7 @@ class ModelSpec(Spec):
             if not _holds(getattr(self, field), str):
                 found.append(f"{field} {getattr(self, field)!r} is not a tuple of names")
         if not found:
-            names = (self.name, *self.aliases, *self.replaces)
+            names = (*self.names, *self.replaces)
             found += [f"name {n!r} is not in snake_case" for n in names if not _MODEL_NAME.match(n)]
             found += [f"name {n!r} is given twice" for n in sorted({n for n in names if names.count(n) > 1})]
         return found
@@ -218,6 +229,14 @@ class LossSpec(Spec):
                 found.append(f"num_class {self.num_class!r} is not (smallest, largest or None)")
         return found
 
+    def num_class_problem(self, task: Task, num_class: int) -> str:
+        """Why the loss cannot work with a model's num_class, empty when it can; matching has candidates instead."""
+        low, high = self.num_class
+        if task is Task.MATCH or low <= num_class <= (high or num_class):
+            return ""
+        wanted = f"{low}" if high == low else f"at least {low}" if high is None else f"{low} to {high}"
+        return f"num_class = {num_class} does not fit {self.name}, which takes {wanted}"
+
 
 @dataclass(frozen=True)
 class MetricSpec(Spec):
@@ -249,6 +268,18 @@ class MetricSpec(Spec):
         found += _collection_problem("outputs", self.outputs or None, Output)
         found += _collection_problem("tasks", self.tasks, Task)
         return found
+
+    def outputs_problem(self, outputs: Set[Output], num_class: int) -> str:
+        """Why the metric can read nothing of what a model with these outputs predicts, empty when it can."""
+        given = set(outputs)
+        if Output.SOFTMAX in outputs and num_class == 2:
+            given.add(Output.BINARY)  # `probs1` is the probability of the positive class
+        if given & set(self.outputs):
+            return ""
+        return (
+            f"reads {' or '.join(self.outputs)} predictions, but with these losses and num_class = {num_class} the "
+            f"model gives {' and '.join(sorted(given)) or 'none'}"
+        )
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,4 @@ def _label(model_config: Any, score: np.ndarray, rng: np.random.Generator) -> pa
 
 def _output(loss_config: Any) -> Output:
     member = loss_config.WhichOneof("loss")
-    spec = spec_of(LossSpec, member, getattr(loss_config, member))[0].spec
-    assert isinstance(spec, LossSpec)
-    return spec.output
+    return spec_of(LossSpec, member, getattr(loss_config, member))[0].spec.output

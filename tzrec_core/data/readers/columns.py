@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from tzrec_core.errors import ConfigError, DataError, did_you_mean
+from tzrec_core.features.rows import is_list
 from tzrec_core.protos.data_pb2 import DataConfig, FieldType
 
 _SCALARS = {
@@ -75,9 +76,7 @@ def plain_type(given: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pa.types.is_map(given):
         return pa.map_(plain_type(given.key_type), plain_type(given.item_type))
-    if pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given):
-        return pa.list_(plain_type(given.value_type))
-    if pa.types.is_list_view(given) or pa.types.is_large_list_view(given):
+    if is_list(given) or pa.types.is_list_view(given) or pa.types.is_large_list_view(given):
         return pa.list_(plain_type(given.value_type))
     return given
 

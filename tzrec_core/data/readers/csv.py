@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.csv as pc
+import pyarrow.csv as pa_csv
 
 from tzrec_core.data.readers.base import BaseReader
 from tzrec_core.data.readers.columns import check_columns, declared_types
@@ -133,18 +133,18 @@ class CsvReader(BaseReader):
                 return {field.name: _text_or_number(field.type) for field in reader.schema}
         return {}
 
-    def _start(self, path: str, types: dict[str, pa.DataType], asked: list[str]) -> pc.CSVStreamingReader | None:
+    def _start(self, path: str, types: dict[str, pa.DataType], asked: list[str]) -> pa_csv.CSVStreamingReader | None:
         """A reader at the start of a file; None when the file has no rows."""
         try:
-            return pc.open_csv(
+            return pa_csv.open_csv(
                 _decompressed(path),
-                pc.ReadOptions(
+                pa_csv.ReadOptions(
                     use_threads=False,
                     block_size=_BLOCK_BYTES,
                     column_names=None if self._has_header else self._declared_names,
                 ),
-                pc.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
-                pc.ConvertOptions(column_types=types, include_columns=asked),
+                pa_csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
+                pa_csv.ConvertOptions(column_types=types, include_columns=asked),
             )
         except pa.ArrowInvalid as error:
             if "Empty CSV file" in str(error):
