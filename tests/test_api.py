@@ -140,3 +140,11 @@ def test_tables_in_memory_train_evaluate_and_predict_like_their_files(trained, t
     result = api.train(trained, overrides=[f"model_dir={tmp_path / 'again'}"], train_data=table, eval_data=table)
     assert result.step > 0
     assert set(result.metrics) == set(on_file)
+
+
+def test_mistakes_of_features_are_named_with_all_others(text):
+    overrides = ["data_config.batch_size=0", "feature_configs[0].id_feature.embedding_dim=0"]
+    with pytest.raises(ConfigError) as caught:
+        api.train(text, overrides=overrides)
+    assert "batch_size = 0" in str(caught.value)
+    assert "embedding_dim" in str(caught.value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tzrec_core.config import load_config, parse_config, validate
+from tzrec_core.config import find_mistakes, load_config, parse_config
 from tzrec_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -187,16 +187,28 @@ def as_config(config: Any, *, overrides: Sequence[str] = ()) -> Any:
     """Load, change and check a config given as path, text or message.
 
     Raises:
-        ConfigError: all of its mistakes at once.
+        ConfigError: all of its mistakes at once, those of the features included.
     """
+    source = ""
     if isinstance(config, Path) or (isinstance(config, str) and "\n" not in config and "{" not in config):
-        return load_config(config, overrides=overrides, validate=True)
-    if isinstance(config, str):
-        return parse_config(config, overrides=overrides, validate=True)
-    if overrides:
-        return parse_config(str(config), overrides=overrides, validate=True)
-    validate(config)
+        source = str(config)
+        config = load_config(config, overrides=overrides)
+    elif isinstance(config, str) or overrides:
+        config = parse_config(str(config), overrides=overrides)
+    mistakes = find_mistakes(config)
+    if mistakes:
+        raise ConfigError([*mistakes, *_feature_mistakes(config)], title=source)
     return config
+
+
+def _feature_mistakes(config: Any) -> list[str]:
+    from tzrec_core.features import create_features
+
+    try:
+        create_features(config.feature_configs, config.data_config)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 __all__ = ["EvalResult", "as_config", "evaluate", "load_model", "predict", "train"]

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from tzrec_core.config.assemble import model_offer, spec_of
 from tzrec_core.config.features import FeatureEntry, data_group, feature_entries
 from tzrec_core.config.groups import data_group_problems, member_problems
+from tzrec_core.config.ranges import range_mistakes
 from tzrec_core.config.unsupported import reader_problem, refused_settings
 from tzrec_core.config.walk import messages_in
 from tzrec_core.errors import ConfigError, TzrecError, did_you_mean
@@ -48,7 +49,10 @@ def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
         one line per mistake; each starts with the path of the field.
     """
     entries = feature_entries(config.feature_configs)
-    mistakes = [*refused_settings(config), *_duplicates(entries, config), *_labels(config)]
+    mistakes = [*refused_settings(config), *range_mistakes(config)]
+    if config.HasField("model_dir") and not config.model_dir:
+        mistakes.append("model_dir is empty; name the folder that checkpoints and results go to")
+    mistakes += [*_duplicates(entries, config), *_labels(config)]
     if config.data_config.HasField("dataset_type") and (problem := reader_problem(config.data_config)):
         mistakes.append(problem)
     model_config = config.model_config
