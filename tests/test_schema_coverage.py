@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -220,6 +221,30 @@ def fields_that_wait():
     for message, field, text in entries("later"):
         for name in [f["name"] for f in SCHEMA[message]["fields"]] if field == "*" else [field]:
             yield message, name, text
+
+
+def messages_of(name, found):
+    """The message and all that its fields lead to."""
+    if name not in found:
+        found.add(name)
+        for field in SCHEMA[name]["fields"]:
+            if field.get("message") in SCHEMA:
+                messages_of(field["message"], found)
+    return found
+
+
+def test_what_waits_for_a_model_names_the_models_that_use_it():
+    fields = {f["name"]: f.get("message") for f in SCHEMA["ModelConfig"]["fields"]}
+    uses = {name: messages_of(fields[name], set()) for name in fields if fields[name] in SCHEMA}
+    for message, field, text in entries("later"):
+        if "that offer" not in text:
+            continue
+        named = {word for word in re.findall(r"\w+", text.partition("model")[2]) if word in uses}
+        if message == "ModelConfig":
+            right = {field}
+        else:
+            right = {name for name, messages in uses.items() if message in messages}
+        assert named == right or (named < right and text.endswith(" and others")), (message, field, text, right)
 
 
 def test_no_field_that_waits_is_silently_ignored():

@@ -110,13 +110,14 @@ def test_an_option_without_its_manifest_is_a_usage_error(tzrec):
     assert "--plugin needs the path of a manifest, such as ./plugin.py" in result.err
 
 
-def test_a_manifest_that_is_not_there_is_broken_and_stops_only_a_strict_run(tzrec):
-    result = tzrec("--plugin", "nowhere.py", "list-models")
-    assert result.code == 0
-    assert "nowhere.py is broken: FileNotFoundError" in result.err
-    strict = tzrec("--plugin", "nowhere.py", "list-models", "--strict-plugins")
-    assert (strict.code, strict.out) == (3, "")
-    assert "--strict-plugins: plugin " in strict.err
+@pytest.mark.parametrize(
+    "command", [["list-models"], ["list-plugins"], ["show-model", "tiny"], ["validate", "CONFIG"], ["train", "CONFIG"]]
+)
+def test_a_manifest_that_is_not_there_stops_every_command_that_uses_plugins(tzrec, config_file, command):
+    result = tzrec("--plugin", "nowhere.py", *(str(config_file) if word == "CONFIG" else word for word in command))
+    assert (result.code, result.out) == (3, "")
+    assert result.err.startswith("error: --plugin ")
+    assert "nowhere.py: there is no such file" in result.err
 
 
 def test_no_plugins_wins_over_the_environment(tzrec, installed_plugins, monkeypatch):

@@ -158,6 +158,13 @@ def test_a_valid_config_is_summed_up(tiny, config_file):
     assert shown == {"ok": True, "problems": [], "model": "tiny", "num_features": 3}
 
 
+def test_a_check_notes_what_is_wrong_with_plugins_as_a_run_does(tiny, config_file, tmp_path):
+    (tmp_path / "bad.py").write_text("import nowhere_to_be_found")
+    result = tiny("--plugin", str(tmp_path / "bad.py"), "validate", str(config_file), "--json")
+    assert result.json["ok"]
+    assert "bad.py is broken: ModuleNotFoundError" in result.err
+
+
 def test_all_mistakes_come_at_once(tiny, config_file):
     changes = ["--set", "model_config.feature_groups[0].feature_names=[usr, item]", "--set", "nothing.here=1"]
     result = tiny("validate", str(config_file), *changes)

@@ -99,6 +99,7 @@ def test_later_overrides_win(config):
         ("=x", "write it as path=value"),
         ("model_di=x", "EasyRecConfig has no field 'model_di'. Did you mean 'model_dir'?"),
         ("data_config.batch_sise=1", "DataConfig has no field 'batch_sise'. Did you mean 'batch_size'?"),
+        ("eval_config.what=1", "EvalConfig has no field 'what'. Its fields are: num_steps, "),
         ("data_config..batch_size=1", "'' is not a field name"),
         ("feature_configs[-1].id_feature.embedding_dim=1", "'feature_configs[-1]' is not a field name"),
         ("feature_configs[9].id_feature.embedding_dim=1", "feature_configs has 4 elements, so there is no [9]"),

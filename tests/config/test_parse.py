@@ -113,8 +113,11 @@ def test_a_config_is_read_from_a_file_and_errors_name_it(tmp_path, valid):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is not UTF-8; save it as UTF-8"):
         load_config(tmp_path / "binary")
+    (tmp_path / "wide.json").write_text('{"model_dir": "x"}', encoding="utf-16")
+    with pytest.raises(ConfigError, match="is not UTF-8; save it as UTF-8"):
+        load_config(tmp_path / "wide.json")
 
 
 # Mistakes, each with its place and the fix

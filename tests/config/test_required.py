@@ -2,7 +2,7 @@ import pytest
 from google.protobuf import text_format
 
 from tzrec_core.config import parse_config
-from tzrec_core.config.required import missing_fields
+from tzrec_core.config.required import folded, missing_fields
 from tzrec_core.errors import ConfigError
 from tzrec_core.protos import pipeline_pb2
 
@@ -43,3 +43,24 @@ def test_a_map_before_a_missing_field_does_no_harm(entries):
     assert missing(text)[3:] == [
         f"feature_configs[1].id_feature.{name}" for name in ("feature_name", "expression", "embedding_dim")
     ]
+
+
+def test_of_many_missing_fields_each_name_is_said_once_in_a_line():
+    text = "feature_configs { id_feature { feature_name: 'a' embedding_dim: 4 } } " * 39
+    text += "model_config { losses { jrc_loss {} } }"
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    (line,) = [line for line in caught.value.problems if "missing" in line]
+    assert line.startswith("43 required fields are missing: train_input_path; eval_input_path; model_dir; ")
+    assert "expression in feature_configs[0].id_feature, [1].id_feature and 37 more" in line
+    assert "model_config.losses[0].jrc_loss.session_name" in line
+    assert len(line) <= 300
+
+
+def test_a_line_of_many_missing_names_says_fewer_places():
+    paths = [f"{'deep.' * 11}a[{n}].{name}" for n in range(9) for name in ("one", "two", "three")]
+    line = folded(paths)
+    assert line.startswith(f"one in {'deep.' * 11}a[0] and 8 more; two in ")
+    assert (
+        folded([f"{'deep.' * 99}a[{n}].{name}" for n in range(9) for name in ("x", "y")]) == "x (9 times); y (9 times)"
+    )

@@ -31,7 +31,7 @@ def _refused(make_features, config, data_config=""):
             "choosing a value type is not supported yet",
         ),
         ('embedding_dim: 4 num_buckets: 5 asset_dir: "d"', "asset_dir: a folder of assets is not supported yet"),
-        ('embedding_dim: 4 num_buckets: 5 init_fn: "nn.init.unifrom_"', "init_fn"),
+        ('embedding_dim: 4 num_buckets: 5 init_fn: "nn.init.unifrom_"', ": init_fn 'nn.init.unifrom_': "),
         (
             "embedding_dim: 4 num_buckets: 5 sequence_length: 3",
             "sequence_length belongs to a sequence_id_feature",

@@ -115,7 +115,7 @@ def test_a_model_of_a_broken_plugin_carries_the_cause():
         get_model("dcn")
     assert caught.value.__cause__ is cause
     assert str(caught.value) == (
-        "model 'dcn' comes from tzrec-dcn, which is broken: RuntimeError: eaten. See `tzrec list-models`."
+        "model 'dcn' comes from tzrec-dcn, which is broken: RuntimeError: eaten. See `tzrec list-plugins`."
     )
 
 
@@ -141,9 +141,18 @@ def test_the_model_of_an_incompatible_plugin_says_what_it_needs(use_plugins):
 
 def test_the_model_of_a_disabled_plugin_says_so(use_plugins):
     use_plugins(only=frozenset())
-    assert "comes from tzrec-deepfm, which is disabled: not enabled by TZREC_PLUGINS." in words_of(
-        PluginError, "deepfm"
+    assert words_of(PluginError, "deepfm") == (
+        "model 'deepfm' comes from tzrec-deepfm, which is disabled: not enabled by TZREC_PLUGINS. "
+        "To enable it, leave out --no-plugins, and unset TZREC_PLUGINS or name 'deepfm' in it. "
+        "See `tzrec list-plugins`."
     )
+
+
+def test_an_unknown_model_names_the_disabled_plugins_that_may_offer_it():
+    disabled = plugin("acme-zoo", name="zoo")
+    disabled.fail(State.DISABLED, "not enabled by TZREC_PLUGINS")
+    with use_registry(Registry([disabled])):
+        assert "Disabled, and may offer it: acme-zoo (see `tzrec list-plugins`)." in words_of(ConfigError, "giraffe")
 
 
 def test_a_plugin_with_a_bad_spec_is_named_when_its_model_is_used(use_plugins):

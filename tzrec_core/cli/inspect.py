@@ -238,6 +238,7 @@ def _example(offer: Offer[ModelSpec]) -> str:
 
 def validate(config: ConfigArgument, set_: SetOption = None, json: JsonOption = False) -> None:
     """Check a config without looking at data: names, types, groups, losses, metrics."""
+    print_plugin_problems()
     from tzrec_core.config import feature_entries, load_config, model_offer
 
     try:

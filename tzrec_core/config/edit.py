@@ -9,9 +9,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from tzrec_core.config.assemble import assembled
-from tzrec_core.config.explain import is_assembled_model_config, plain_message, unknown_model
+from tzrec_core.config.explain import is_assembled_model_config, plain_message, unknown_field, unknown_model
 from tzrec_core.config.text import incomplete_slot
-from tzrec_core.errors import ConfigError, did_you_mean
+from tzrec_core.errors import ConfigError
 
 _STEP = re.compile(r"(?P<name>\w+)(?:\[(?P<index>\d+)\])?\Z")
 _STRING = r'\s*(?:"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')\s*'
@@ -110,7 +110,7 @@ def _field(message: Any, step: str) -> tuple[FieldDescriptor, int | None]:
     if name not in descriptor.fields_by_name:
         if is_assembled_model_config(descriptor):
             raise ConfigError(str(unknown_model(name)))
-        raise ConfigError(f"{descriptor.name} has no field {name!r}.{did_you_mean(name, descriptor.fields_by_name)}")
+        raise ConfigError(unknown_field(descriptor, name))
     return descriptor.fields_by_name[name], int(match["index"]) if match["index"] else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import descriptor_pool
 
 from tzrec_core.errors import ConfigError, PluginError, TzrecError, did_you_mean, nearest
-from tzrec_core.plugins.registry import registry
+from tzrec_core.plugins.registry import how_to_enable, registry
 from tzrec_core.plugins.spec import ModelSpec
 from tzrec_core.protos import model_pb2
 
@@ -50,7 +50,7 @@ def unknown_any_type(full_name: str, known: Iterable[str]) -> PluginError:
     if owner is None:
         advice = f"Is its plugin installed (pip install {package.replace('_', '-')})?"
     elif owner.reason:
-        advice = f"{owner.distribution} is {owner.state}: {owner.reason.rstrip('.')}."
+        advice = f"{owner.distribution} is {owner.state}: {owner.reason.rstrip('.')}.{how_to_enable(owner)}"
     else:
         advice = f"{owner.distribution} offers no such message."
     error = PluginError(

@@ -20,6 +20,14 @@ from tzrec_core.config.required import missing_fields
 from tzrec_core.config.text import Parsed
 from tzrec_core.errors import ConfigError, TzrecError, nearest
 
+_WHOLE = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
+_KINDS = {FieldDescriptor.CPPTYPE_BOOL: "true or false", FieldDescriptor.CPPTYPE_STRING: "a string"}
+
 
 def parse_json(text: str, schema: Assembled) -> Parsed:
     """Parse as much of `text` as can be parsed; the mistakes start with a path or `line:column:`."""
@@ -170,9 +178,48 @@ class _Reader:
         except (json_format.ParseError, ValueError, OverflowError) as error:
             # the latter two of Infinity and half characters
             detail = plain_message(error).partition(" field: ")[2] or plain_message(error)
-            self.problems.append(f"{path}: {detail}")
+            self.problems.append(f"{path}: {_expected(value, field) or detail}")
             return False
         return True
+
+
+def _expected(value: Any, field: FieldDescriptor) -> str:
+    """What is wrong with the type of a value, or an empty string when protobuf's words have to do."""
+    entry: Any = field.message_type
+    if entry is not None and not entry.GetOptions().map_entry:
+        return ""
+    one = entry.fields_by_name["value"] if entry is not None else field
+    kind, found = _kind(one), value
+    if entry is not None:
+        kind = f"an object, each value {kind}"
+        if isinstance(value, dict):
+            found = next((v for v in value.values() if not _reads({"": v}, field)), value)
+    elif field.is_repeated:
+        kind = f"a list, each {kind}"
+        if isinstance(value, list):
+            found = next((v for v in value if not _reads([v], field)), value)
+    of_right_type = isinstance(found, str) and one.type == FieldDescriptor.TYPE_STRING
+    if of_right_type and (found is not value or not field.is_repeated):
+        return ""  # half a character
+    return f"expected {kind}, but found {json.dumps(found)[:60]}"
+
+
+def _reads(value: Any, field: FieldDescriptor) -> bool:
+    owner: Any = field.containing_type
+    try:
+        json_format.ParseDict({field.name: value}, message_factory.GetMessageClass(owner)())
+    except (json_format.ParseError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _kind(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        return f"one of {', '.join(value.name for value in field.enum_type.values)}"
+    if field.cpp_type in _WHOLE:
+        low, high = _WHOLE[field.cpp_type]
+        return f"a whole number, {low} to {high}"
+    return _KINDS.get(field.cpp_type, "a number")
 
 
 def _field(descriptor: Any, key: str) -> FieldDescriptor | None:

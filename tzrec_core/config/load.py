@@ -8,7 +8,7 @@ from typing import Any
 from tzrec_core.config.assemble import assembled
 from tzrec_core.config.edit import apply_overrides
 from tzrec_core.config.json_text import parse_json
-from tzrec_core.config.required import missing_fields
+from tzrec_core.config.required import folded, missing_fields
 from tzrec_core.config.text import parse_text
 from tzrec_core.config.validate import find_mistakes
 from tzrec_core.errors import ConfigError, PluginError, did_you_mean
@@ -36,7 +36,9 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = (), validate: bo
         beside = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
         near = did_you_mean(file.name, beside)
         raise ConfigError(f"config {path} does not exist.{near}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"config {path} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
         raise ConfigError(f"config {path} cannot be read: {error}") from None
     return parse_config(text, overrides=overrides, validate=validate, source=str(path))
 
@@ -100,4 +102,4 @@ def _report_missing(found: Iterable[str]) -> list[str]:
     if not paths:
         return []
     many = "s are" if len(paths) > 1 else " is"
-    return [f"{len(paths)} required field{many} missing: {', '.join(paths)}"]
+    return [f"{len(paths)} required field{many} missing: {folded(paths)}"]

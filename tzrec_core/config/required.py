@@ -4,8 +4,11 @@ Message.FindInitializationErrors of protobuf 7 invents paths or crashes the proc
 missing field.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+_FEW = 5
+_LONG = 250
 
 
 def missing_fields(message: Any, path: str = "") -> Iterator[str]:
@@ -26,3 +29,26 @@ def missing_fields(message: Any, path: str = "") -> Iterator[str]:
                 yield from missing_fields(item, f"{here}[{index}].")
         elif message.HasField(field.name):
             yield from missing_fields(getattr(message, field.name), f"{here}.")
+
+
+def folded(paths: Sequence[str]) -> str:
+    """All of a few paths; of many, each field's name once, with as many of its places as fit into a line."""
+    if len(paths) <= _FEW:
+        return ", ".join(paths)
+    places: dict[str, list[str]] = {}
+    for path in paths:
+        place, _, name = path.rpartition(".")
+        places.setdefault(name, []).append(place)
+    lines = ("; ".join(_where(name, found, shown) for name, found in places.items()) for shown in (2, 1, 0))
+    return next((line for line in lines if len(line) <= _LONG), ", ".join(places))
+
+
+def _where(name: str, places: list[str], shown: int) -> str:
+    if not shown:
+        return f"{name} ({len(places)} times)" if len(places) > 1 else name
+    if len(places) == 1:
+        return f"{places[0]}.{name}".lstrip(".")
+    root = places[0].partition("[")[0]
+    listed = [places[0], *(p.removeprefix(root) for p in places[1:shown])]
+    rest = len(places) - len(listed)
+    return f"{name} in {', '.join(listed)}{f' and {rest} more' if rest else ''}"

@@ -132,7 +132,7 @@ def _table_problems(feature: "BaseFeature") -> list[str]:
     try:
         parse_init_fn(feature.explicit("init_fn") or "nn.init.zeros_")
     except ConfigError as error:
-        found.append(f"{feature.at('init_fn')} {error}")
+        found.append(f"{feature.at('init_fn')} {str(error).removeprefix('init_fn = ')}")
     for field, known in (("pooling", _POOLINGS), ("data_type", _DATA_TYPES)):
         if feature.setting(field, known[0]) not in known:
             found.append(f"{feature.at(field)} {feature.setting(field)!r} is not one of {', '.join(known)}.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tzrec_core.errors import ConfigError, PluginError, TzrecError, did_you_mean, nearest
@@ -115,10 +116,11 @@ class Registry:
 
     def unknown(self, kind: type[Spec], name: str) -> TzrecError:
         """The error for a name that `get` cannot answer: who offers it, or what was meant."""
-        listing = "`tzrec list-models`" if kind is ModelSpec else "`tzrec list-plugins`"
+        unusable = self._unusable(kind, name)
+        listing = "`tzrec list-models`" if kind is ModelSpec and not unusable else "`tzrec list-plugins`"
         error = (
             self._clash(kind, name)
-            or self._unusable(kind, name)
+            or unusable
             or self._not_installed(kind, name)
             or self._replaced(kind, name)
             or self._nobody(kind, name)
@@ -149,7 +151,7 @@ class Registry:
             if bare in offered or (not offered and (plugin.name == bare or plugin.distribution == package)):
                 error = PluginError(
                     f"{kind.label()} {name!r} comes from {plugin.distribution}, which is {plugin.state}: "
-                    f"{plugin.reason.rstrip('.')}."
+                    f"{plugin.reason.rstrip('.')}.{how_to_enable(plugin)}"
                 )
                 error.__cause__ = plugin.cause
                 return error
@@ -179,6 +181,10 @@ class Registry:
             hint = f" Did you mean {near!r} (pip install {packages[near]})?"
         broken = [p.distribution for p in self.plugins if p.state is State.BROKEN]
         also = f" Broken, and may offer it: {', '.join(broken)}." if broken else ""
+        official = packages.values()  # what those offer is known
+        disabled = [p.distribution for p in self.plugins if p.state is State.DISABLED]
+        if disabled := [name for name in disabled if name not in official]:
+            also += f" Disabled, and may offer it: {', '.join(disabled)} (see `tzrec list-plugins`)."
         return ConfigError(
             f"there is no {kind.label()} {name!r}.{hint} Installed: {', '.join(installed) or 'none'}.{also}"
         )
@@ -228,6 +234,13 @@ class Registry:
                         offer.plugin.fail(State.CONFLICT, reason)
 
 
+def how_to_enable(plugin: Plugin) -> str:
+    """A sentence behind a space for a plugin that is disabled; empty for others."""
+    if plugin.state is not State.DISABLED:
+        return ""
+    return f" To enable it, leave out --no-plugins, and unset TZREC_PLUGINS or name {plugin.name!r} in it."
+
+
 def _core_plugin() -> Plugin:
     from tzrec_core import builtin
 
@@ -265,10 +278,19 @@ _current: Registry | None = None
 
 
 def registry() -> Registry:
-    """The registry of this process, discovered on first use."""
+    """The registry of this process, discovered on first use.
+
+    Raises:
+        PluginError: a manifest given as a file is not there, which is a slip of whoever started the process.
+    """
     global _current
     if _current is None:
-        _current = Registry.find()
+        found = Registry.find()
+        for plugin in found.plugins:
+            is_file = plugin.distribution == plugin.module
+            if is_file and isinstance(plugin.cause, FileNotFoundError) and not Path(plugin.module).is_file():
+                raise PluginError(str(plugin.cause))
+        _current = found
     return _current
 
 
