@@ -169,7 +169,7 @@ def test_an_error_of_the_parser_gets_file_and_row(two_files):
 def test_an_error_of_the_parser_in_csv_names_the_line_too(tmp_path):
     (tmp_path / "a.csv").write_text("item\n1\n\n2\n3\n4\n13\n")
     reader = CsvReader(str(tmp_path / "a.csv"), batch_size=3, data_config=DataConfig(with_header=True))
-    with pytest.raises(DataError, match=r"a\.csv, row 4: line 7: 13 is bad luck"):
+    with pytest.raises(DataError, match=r"a\.csv, row 4 \(line 7\): 13 is bad luck"):
         list(BatchLoader(reader, FakeParser()))
 
 
@@ -352,3 +352,13 @@ def test_a_plugin_reader_is_found_by_the_type_of_its_settings():
         assert reader_class(config).__name__ == "CountingReader"
     reader = CountingReader("count", batch_size=3)
     assert [b.labels["item"].tolist() for b in BatchLoader(reader, FakeParser())] == [[0, 0, 1], [1]]
+
+
+def test_a_missing_column_names_who_reads_it(tmp_path):
+    pq.write_table(pa.table({"itme": [1], "click": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no column 'item', read by feature 'item'\. Did you mean 'itme'\?"):
+        dataloader(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"item": [1], "price": [1.0]}), tmp_path / "b.parquet")
+    for reserved in ((), ("ALL_COLUMNS",)):
+        with pytest.raises(DataError, match=r"no column 'click', read by data_config\.label_fields"):
+            dataloader(tmp_path / "b.parquet", reserved_columns=reserved)

@@ -298,3 +298,18 @@ def test_ids_stay_with_their_rows_when_rows_are_shuffled():
     for name, ids in other.sparse_features["__BASE__"].to_dict().items():
         rows = [row.tolist() for row in features[name].to_dense()]
         assert [row.tolist() for row in ids.to_dense()] == [rows[i] for i in order]
+
+
+def test_a_negative_sample_weight_is_named():
+    with pytest.raises(DataError, match=r"column 'w', row 1 \(sample weight\): -0.5 is negative"):
+        DataParser([], sample_weights=["w"]).parse({"w": pa.array([1.0, -0.5])})
+
+
+def test_numbers_beyond_float32_are_named_with_row_and_feature(recwarn):
+    with pytest.raises(DataError, match=r"column 'age', row 2 \(feature 'age'\): a value is beyond 3.4e38"):
+        _parser(_CONFIG, "fg_mode: FG_NORMAL").parse({**_columns(), "age": pa.array([0.5, 3.4e38, 1e39])})
+    with pytest.raises(DataError, match=r"column 'hist__time', row 2 \(feature .*time'\): a value is beyond"):
+        _parser(_CONFIG, "fg_mode: FG_NORMAL").parse({**_columns(), "hist__time": pa.array(["10;20", "", "1e300"])})
+    with pytest.raises(DataError, match=r"column 'y', row 1 \(label\): 1e\+300 is beyond"):
+        DataParser([], labels=["y"]).parse({"y": pa.array([1.0, 1e300])})
+    assert not [w for w in recwarn if "overflow" in str(w.message)]

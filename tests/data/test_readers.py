@@ -377,3 +377,14 @@ def test_what_is_no_table_is_refused() -> None:
         TableReader([1], batch_size=2)
     with pytest.raises(DataError, match="table in memory"):
         TableReader(pa.table({"a": [1]}), batch_size=2, columns=["b"])
+
+
+def test_files_that_are_no_text_are_not_read_as_csv(tmp_path):
+    parquet = write_parquet(tmp_path / "a.csv", 0, 5)
+    with pytest.raises(DataError, match=r"a\.csv is a Parquet file, not CSV: set .*ParquetDataset"):
+        csv_reader(parquet)
+    (tmp_path / "b.csv").write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(DataError, match=r"b\.csv is a binary file, not CSV"):
+        csv_reader(str(tmp_path / "b.csv"))
+    with pytest.raises(DataError, match=r"c\.csv: the header line cannot be read as CSV: .*limit"):
+        csv_reader(write(tmp_path / "c.csv", "x" * 200_000 + "\n1\n"))

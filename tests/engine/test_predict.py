@@ -144,3 +144,37 @@ def test_a_prediction_may_have_any_number_of_axes():
     table = _table({"cube": torch.arange(12.0).reshape(2, 3, 2), "flat": torch.tensor([1, 2])}, None)
     assert table["cube"].to_pylist() == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]
     assert table["flat"].to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("output", ["rows/a.parquet", "rows", "link/../rows/b.parquet", "same"])
+def test_the_input_is_never_replaced_by_the_output(trained, rows, tmp_path, output, overwrite):
+    (tmp_path / "link").mkdir()
+    (tmp_path / "same").symlink_to(rows)
+    before = {path.name: path.read_bytes() for path in Path(rows).iterdir()}
+    with pytest.raises(DataError, match=r"the output .* (is|holds) the input file .*\.parquet: choose another output"):
+        predict(trained, rows, str(tmp_path / output), overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in Path(rows).iterdir()} == before
+
+
+def test_a_table_without_rows_gives_the_columns_without_rows(trained, rows, tmp_path):
+    pq.write_table(pq.read_table(rows).slice(0, 0), tmp_path / "empty.parquet")
+    empty = str(tmp_path / "empty.parquet")
+    predict(trained, empty, str(tmp_path / "out.parquet"), reserved_columns=["row"])
+    predict(trained, rows, str(tmp_path / "full.parquet"), reserved_columns=["row"])
+    assert pq.read_schema(tmp_path / "out.parquet").equals(pq.read_schema(tmp_path / "full.parquet"))
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+    predict(trained, empty, str(tmp_path / "out.csv"))
+    assert (tmp_path / "out.csv").read_text() == '"logits","probs"\n'
+    assert predict(trained, empty).table.column_names == ["logits", "probs"]
+
+
+def test_a_failed_run_leaves_no_folder_that_it_made(trained, tmp_path):
+    bad = tiny_data.table(20, 9).set_column(0, "user", [[99] * 20])
+    pq.write_table(bad, tmp_path / "bad.parquet")
+    (tmp_path / "there").mkdir()
+    for output in ("made/by/predict", "there"):
+        with pytest.raises(DataError, match="user"):
+            predict(trained, str(tmp_path / "bad.parquet"), str(tmp_path / output))
+    assert not (tmp_path / "made").exists()
+    assert list((tmp_path / "there").iterdir()) == []

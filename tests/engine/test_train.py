@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import warnings
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from tzrec_core.engine.checkpoint import checkpoints, load_model, load_optimizer
 from tzrec_core.engine.optim import build_optimizers
 from tzrec_core.engine.setup import build
 from tzrec_core.engine.train import train
-from tzrec_core.errors import CheckpointError, ConfigError, DataError
+from tzrec_core.errors import CheckpointError, ConfigError, DataError, TzrecError
 from tzrec_core.models import TrainWrapper
 
 SHUFFLED = ("data_config.shuffle=true", "data_config.shuffle_buffer_size=2")
@@ -135,6 +136,7 @@ def test_a_finished_run_has_nothing_left_to_do(config, run_dir):
     before = sorted(p.name for p in run_dir.iterdir())
     again = train(config())
     assert (again.step, again.checkpoint, again.samples_per_second) == (5, first.checkpoint, 0.0)
+    assert again.metrics == first.metrics != {}
     assert sorted(p.name for p in run_dir.iterdir()) == before
 
 
@@ -352,3 +354,43 @@ def test_an_epoch_reads_the_rows_in_an_order_of_its_own(config, monkeypatch):
     monkeypatch.setattr(BatchLoader, "set_epoch", lambda self, e: epochs.append(e) or set_epoch(self, e))
     train(config(*SHUFFLED, "train_config.num_epochs=3"))
     assert epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_no_checkpoint(config, run_dir, every):
+    rate = "train_config.dense_optimizer.adam_optimizer.lr=1e37"
+    with pytest.raises(
+        TzrecError, match=r"the loss is .* at step \d: .*learning rate.*raw features.*normalizer"
+    ) as caught:
+        train(config(rate, f"train_config.log_step_count_steps={every}"))
+    assert caught.value.exit_code == 1
+    assert steps_of(run_dir) == []
+
+
+def test_parameters_that_are_not_finite_are_not_saved(config, monkeypatch, run_dir):
+    from tiny_model import Tiny
+
+    def on_train_end(self):
+        with torch.no_grad():
+            self.output.bias.fill_(float("inf"))
+
+    monkeypatch.setattr(Tiny, "on_train_end", on_train_end, raising=False)
+    with pytest.raises(TzrecError, match=r"parameter output\.bias is inf at step 5"):
+        train(config())
+    assert steps_of(run_dir) == []
+
+
+def test_what_torchmetrics_warns_of_is_one_log_line(config, monkeypatch, caplog, recwarn):
+    from tiny_model import Tiny
+
+    compute = Tiny.compute_metric
+
+    def compute_metric(self):
+        for _ in range(2):
+            warnings.warn("No positive samples in targets", UserWarning, stacklevel=5)
+        return compute(self)
+
+    monkeypatch.setattr(Tiny, "compute_metric", compute_metric)
+    train(config())
+    assert [m for m in caplog.messages if "positive samples" in m] == ["metrics: No positive samples in targets"]
+    assert not [w for w in recwarn if "positive samples" in str(w.message)]

@@ -229,3 +229,12 @@ def test_rows_of_values_are_found_across_empty_cells():
     cells = Cells(np.arange(3), np.array([0, 2, 0, 1]), np.array([1, 0, 3]))
     assert [cells.row_of_value(i) for i in range(3)] == [2, 2, 2]
     assert [cells.row_of_cell(i) for i in range(4)] == [0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_bytes_that_are_no_text_name_their_column(kind):
+    for column in (pa.array([b"a", b"\xff\xfe"], kind), pa.array([[b"a"], [b"\xff\xfe"]], pa.list_(kind))):
+        with pytest.raises(
+            DataError, match=r"column 'col' \(feature 'f'\) holds bytes that are not UTF-8 text: b'.xff"
+        ):
+            cut_rows(column, None, _PLACE)

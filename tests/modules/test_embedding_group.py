@@ -544,3 +544,15 @@ def test_traces_and_scripts_with_weights_and_encoders():
     columns = ids(a=[[1, 2], []], b=[[0, 4], [1]], one=[[1], [2]], s__x=[[1, 3], [1]])
     columns["__BASE__"]["b"]["weights"] = [3.0, 1.0, 0.25]
     assert_scripts(module, golden_batch({"sparse": columns}))
+
+
+@pytest.mark.parametrize("rows", [10**15, 4 * 10**18])
+@pytest.mark.parametrize("feature", ["id_feature", "sequence_id_feature"])
+def test_a_table_beyond_memory_is_named_with_its_size(rows, feature):
+    kind = "DEEP" if feature == "id_feature" else "SEQUENCE"
+    large = (
+        f'feature_configs {{ {feature} {{ feature_name: "huge" expression: "user:h" hash_bucket_size: {rows} '
+        "embedding_dim: 16 } }"
+    )
+    with pytest.raises(ConfigError, match=rf"largest is 'huge_emb' of feature 'huge': {rows} rows x 16 = .* GiB"):
+        build(group("g", kind, "huge"), FEATURES + large, device=torch.device("cpu"))

@@ -18,7 +18,7 @@ from tzrec_core.config import reader_problem, refused_settings
 from tzrec_core.data.batch import Batch
 from tzrec_core.data.parser import DataParser
 from tzrec_core.data.readers import BaseReader, RowBlock, rebatch
-from tzrec_core.data.readers.columns import check_columns
+from tzrec_core.data.readers.columns import MissingColumnError, check_columns
 from tzrec_core.data.readers.table import TableReader
 from tzrec_core.errors import ConfigError, DataError, TzrecError
 from tzrec_core.features import BaseFeature
@@ -82,10 +82,13 @@ def create_dataloader(
     if isinstance(input_path, Path):
         input_path = str(input_path)
     cls = reader_class(data_config) if isinstance(input_path, str) else TableReader
-    reader = cls(input_path, batch_size=batch_size, columns=wanted, data_config=data_config)
-    if wanted is None:
-        check_columns(reader.name, reader.schema.names, parser.input_columns)
-        reserved_columns = reader.schema.names
+    try:
+        reader = cls(input_path, batch_size=batch_size, columns=wanted, data_config=data_config)
+        if wanted is None:
+            check_columns(reader.name, reader.schema.names, parser.input_columns)
+            reserved_columns = reader.schema.names
+    except MissingColumnError as error:
+        raise error.read_by(parser.readers_of(error.column)) from None
     is_shuffled = mode == "train" and data_config.shuffle
     return BatchLoader(
         reader,
@@ -172,6 +175,16 @@ class BatchLoader:
         """Choose the order of the next iteration of a shuffled loader; equal epochs give equal orders."""
         self._epoch = epoch
 
+    def missing_row(self) -> Batch:
+        """A batch of one row in which every column is null: what a model puts out tells the columns of its output.
+
+        Raises:
+            DataError: a feature refuses missing values.
+        """
+        schema = self._rows.reader.schema
+        nulls = [pa.nulls(1, kind) for kind in schema.types]
+        return self._rows.parse(RowBlock.of(self.name, 0, pa.RecordBatch.from_arrays(nulls, names=schema.names)))
+
     def __iter__(self) -> Iterator[Batch]:
         if self._shuffle_rows:
             self._rows.reader.shuffle(seed=self._seed, epoch=self._epoch, window_rows=self._shuffle_rows)
@@ -253,7 +266,7 @@ class _ParsedRows(IterableDataset["Batch | RowBlock | TzrecError"]):
         if row is not None:
             source, row = block.locate(row)
             line = self.reader.line_of(source, row)
-            return f"{source}, row {row}" + (f": line {line}" if line else "")
+            return f"{source}, row {row}" + (f" (line {line})" if line else "")
         (first, first_row), (last, last_row) = block.locate(0), block.locate(block.num_rows - 1)
         if block.order is not None or first != last:
             return ", ".join(dict.fromkeys(origin.source for origin in block.origins))

@@ -35,6 +35,12 @@ class DataParser:
         inputs = [column for feature in self.features for column in feature.inputs]
         self.input_columns = list(dict.fromkeys([*inputs, *self.labels, *self.sample_weights]))
 
+    def readers_of(self, column: str) -> list[str]:
+        """Who reads a column, such as `feature 'age'`, for messages."""
+        readers = [f"feature {feature.name!r}" for feature in self.features if column in feature.inputs]
+        readers += ["data_config.label_fields"] if column in self.labels else []
+        return readers + (["data_config.sample_weight_fields"] if column in self.sample_weights else [])
+
     def parse(
         self,
         columns: pa.RecordBatch | pa.Table | Mapping[str, pa.Array],
@@ -65,7 +71,9 @@ class DataParser:
         flat: dict[str, Tensor] = {}
         first_in_sequence: dict[str, tuple[BaseFeature, Parsed]] = {}
         for feature in self.features:
-            parsed = feature.parse(columns, source=source, first_row=first_row)
+            with np.errstate(over="ignore"):
+                parsed = feature.parse(columns, source=source, first_row=first_row)
+            _check_range(feature, parsed, source, first_row)
             if feature.sequence_name is not None:
                 first = first_in_sequence.setdefault(feature.sequence_name, (feature, parsed))
                 _check_steps(first, (feature, parsed), Place("", "", source, first_row))
@@ -74,7 +82,12 @@ class DataParser:
             flat.update(_label_tensors(name, columns, Place(name, "label", source, first_row)))
         for name in self.sample_weights:
             place = Place(name, "sample weight", source, first_row)
-            flat[name] = _tensor(_filled(cut_rows(place.fetch(columns), None, place), place).astype(np.float32))
+            cells = cut_rows(place.fetch(columns), None, place)
+            weights = _float32(_filled(cells, place), cells, place)
+            if (weights < 0).any():
+                bad = int(np.argmax(weights < 0))
+                raise place.error(cells.row_of_value(bad), f"{weights[bad]:g} is negative. Use 0 to leave a row out.")
+            flat[name] = _tensor(weights)
         return flat
 
     def to_batch(self, data: Mapping[str, Tensor]) -> Batch:
@@ -129,6 +142,25 @@ def _feature_tensors(feature: BaseFeature, parsed: Parsed) -> dict[str, Tensor]:
     return {feature.name + name: _tensor(array) for name, array in zip(names, arrays) if array is not None}
 
 
+def _check_range(feature: BaseFeature, parsed: Parsed, source: str, first_row: int | None) -> None:
+    """Numbers that float64 holds, but not float32, which models compute with."""
+    if feature.is_sparse or not np.isinf(parsed.values).any():
+        return
+    bad = int(np.argmax(np.isinf(parsed.values.reshape(len(parsed.values), -1)).any(axis=1)))
+    row = bad if parsed.lengths is None else int(np.searchsorted(np.cumsum(parsed.lengths), bad, side="right"))
+    place = Place(", ".join(feature.inputs), f"feature {feature.name!r}", source, first_row)
+    raise place.error(row, "a value is beyond 3.4e38, the largest float32. Scale the column, or set a normalizer.")
+
+
+def _float32(values: np.ndarray, cells: Cells, place: Place) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    if np.isinf(numbers).any():
+        bad = int(np.argmax(np.isinf(numbers)))
+        raise place.error(cells.row_of_value(bad), f"{values[bad]:g} is beyond 3.4e38, the largest float32.")
+    return numbers
+
+
 def _check_steps(first: tuple[BaseFeature, Parsed], other: tuple[BaseFeature, Parsed], place: Place) -> None:
     steps, other_steps = first[1].lengths, other[1].lengths
     assert steps is not None and other_steps is not None
@@ -146,7 +178,7 @@ def _label_tensors(name: str, columns: Mapping[str, pa.Array], place: Place) -> 
     cells = cut_rows(column, None, place)
     integers = is_integer(cells.values.type)
     values = _filled(cells, place, integers=integers)
-    values = values if integers else values.astype(np.float32)
+    values = values if integers else _float32(values, cells, place)
     if is_list(column.type):
         return {f"{name}.values": _tensor(values), f"{name}.lengths": _tensor(cells.lengths)}
     return {name: _tensor(values)}

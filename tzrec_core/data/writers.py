@@ -1,7 +1,9 @@
 """Tables written whole or not at all: what `predict` puts out."""
 
+import os
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from tzrec_core.errors import ConfigError, DataError, did_you_mean
 
@@ -44,6 +47,7 @@ class TableWriter(ABC):
         try:
             if not overwrite and self._fs.exists(self._root):
                 raise DataError(f"{path} is there already: choose another output path, or allow to overwrite it")
+            self._made = _missing_folders(self._fs, folder)
             self._fs.makedirs(folder, exist_ok=True)
             self._file = self._fs.open(self._hidden, "wb")
         except OSError as error:
@@ -96,7 +100,7 @@ class TableWriter(ABC):
             raise DataError(f"cannot write {self.path}: {error}") from error
 
     def abort(self) -> None:
-        """Throw the rows away; nothing appears at `path`. Does nothing after `close`."""
+        """Throw the rows away; nothing appears at `path`, nor a folder made for it. Does nothing after `close`."""
         if self._file.closed:
             return
         if self._schema is not None:
@@ -104,6 +108,9 @@ class TableWriter(ABC):
                 self._finish()
         self._file.close()
         self._fs.rm(self._hidden)
+        with suppress(OSError):  # someone else may have put a file there
+            for folder in self._made:
+                self._fs.rmdir(folder)
 
     def __enter__(self) -> Self:
         return self
@@ -189,6 +196,37 @@ def create_writer(path: str, format: str | None = None, *, overwrite: bool = Fal
     folder = path.rstrip("/")
     _clear_parts(folder, format, overwrite)
     return _WRITERS[format](f"{folder}/part-0.{format}", overwrite=overwrite)
+
+
+def keep_inputs(path: str, inputs: Iterable[str]) -> None:
+    """Make sure that writing to `path`, as `create_writer` does, neither replaces nor joins files that are read.
+
+    Args:
+        path: see `create_writer`.
+        inputs: files, as `readers.files.find_files` returns them.
+
+    Raises:
+        DataError: `path` is one of the files, or a folder that holds one; names both.
+    """
+    output = _real(path)
+    for file in inputs:
+        if output in (_real(file), _real(file).rpartition("/")[0]):
+            verb = "is" if output == _real(file) else "holds"
+            raise DataError(f"the output {path} {verb} the input file {file}: choose another output path")
+
+
+def _real(path: str) -> str:
+    fs, root = _file_system(path)
+    return os.path.realpath(root) if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(root)).rstrip("/")
+
+
+def _missing_folders(fs: Any, folder: str) -> list[str]:
+    """The folders that `makedirs` will make, the innermost first; other file systems than local have no real ones."""
+    missing: list[str] = []
+    while isinstance(fs, LocalFileSystem) and folder and not fs.exists(folder):
+        missing.append(folder)
+        folder = folder.rpartition("/")[0]
+    return missing
 
 
 def _clear_parts(folder: str, format: str, overwrite: bool) -> None:

@@ -1,6 +1,8 @@
 """Metrics of a model over a table."""
 
 import itertools
+import logging
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +12,8 @@ from tzrec_core.engine.run_log import Meter
 from tzrec_core.engine.setup import num_rows
 from tzrec_core.errors import DataError
 from tzrec_core.models import TrainWrapper
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -52,9 +56,12 @@ def evaluate_model(
                 raise DataError("there are no rows to evaluate on; check eval_input_path")
     finally:
         wrapper.train(was_training)
-    return {
-        name: value for key, metric in wrapper.model.compute_metric().items() for name, value in _scalars(key, metric)
-    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        metrics = wrapper.model.compute_metric()
+    for message in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
+        _log.warning("metrics: %s", message)
+    return {name: value for key, metric in metrics.items() for name, value in _scalars(key, metric)}
 
 
 def _scalars(key: str, metric: torch.Tensor) -> list[tuple[str, float]]:

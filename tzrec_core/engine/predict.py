@@ -1,7 +1,7 @@
 """Predictions of a checkpoint over a table, in the order of its rows."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tzrec_core.data.loader import create_dataloader
-from tzrec_core.data.writers import create_writer
+from tzrec_core.data.loader import BatchLoader, create_dataloader
+from tzrec_core.data.readers.files import find_files
+from tzrec_core.data.writers import create_writer, keep_inputs
 from tzrec_core.engine.checkpoint import find_checkpoint, load_model, read_meta
 from tzrec_core.engine.run_log import Meter
 from tzrec_core.engine.setup import build, compare_plugins
-from tzrec_core.errors import ConfigError
+from tzrec_core.errors import ConfigError, DataError, TzrecError
 from tzrec_core.models import PredictWrapper
 
 
@@ -61,7 +62,7 @@ def predict(
     Raises:
         CheckpointError: there is no checkpoint, or it does not fit the config.
         ConfigError: the model does not predict one of `output_columns`, or one has a reserved column's name.
-        DataError: a row cannot be read, or the output exists.
+        DataError: a row cannot be read, the output exists, or it is one of the files to predict.
     """
     folder = find_checkpoint(config.model_dir, checkpoint)
     compare_plugins(read_meta(folder).get("plugins", {}), config)
@@ -84,6 +85,8 @@ def predict(
         reserved_columns=reserved_columns,
         num_workers=min(data_config.num_workers, 1),  # several workers would interleave the files' rows
     )
+    if output_path is not None and isinstance(data, (str, Path)):
+        keep_inputs(output_path, _files(str(data)))
     meter = Meter("predict", total=loader.num_batches, every=100)
     tables: list[pa.RecordBatch] = []
     with ExitStack() as stack:
@@ -97,10 +100,27 @@ def predict(
             table = _table(predictions, batch.reserves)
             keep(table)
             meter.advance(table.num_rows, {} if meter.is_due else None)
+        if not meter.num_steps and (table := _no_rows(wrapper, loader, setup.device)) is not None:
+            keep(table)
     result = PredictResult(output_path, meter.num_rows, meter.rate)
     if output_path is None:
         result.table = pa.Table.from_batches(tables) if tables else pa.table({})
     return result
+
+
+def _files(paths: str) -> list[str]:
+    with suppress(DataError):  # a plugin's reader may take something else than files
+        return find_files(paths)
+    return []
+
+
+def _no_rows(wrapper: PredictWrapper, loader: BatchLoader, device: torch.device) -> pa.RecordBatch | None:
+    """The columns of the output without a row; None when the model or a feature cannot do with missing values."""
+    try:
+        _, (predictions, batch) = wrapper(loader.missing_row().to(device))
+    except (TzrecError, RuntimeError, ValueError, IndexError):
+        return None
+    return _table(predictions, batch.reserves).slice(0, 0)
 
 
 def _table(predictions: dict[str, torch.Tensor], reserves: pa.RecordBatch | None) -> pa.RecordBatch:

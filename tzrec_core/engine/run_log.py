@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,18 @@ def append_result(model_dir: str | Path, file_name: str, step: int, metrics: dic
     """Add a line with the metrics of an evaluation at `step` to a file of `model_dir`."""
     with (Path(model_dir) / file_name).open("a", encoding="utf-8") as file:
         file.write(json_line({"global_step": step, **metrics}))
+
+
+def read_result(model_dir: str | Path, file_name: str, step: int) -> dict[str, float]:
+    """The metrics of the last evaluation at `step` that `append_result` wrote; empty when there is none."""
+    path = Path(model_dir) / file_name
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in reversed(lines):
+        with suppress(ValueError):  # a crash may have cut a line
+            result = json.loads(line)
+            if result.pop("global_step") == step:
+                return {name: math.nan if value is None else value for name, value in result.items()}
+    return {}
 
 
 class RunLog:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ from tzrec_core.data.loader import BatchLoader, create_dataloader
 from tzrec_core.engine.checkpoint import checkpoints, load_model, load_optimizers, read_meta, save_checkpoint
 from tzrec_core.engine.evaluate import evaluate_model
 from tzrec_core.engine.optim import build_optimizers
-from tzrec_core.engine.run_log import Meter, RunLog, append_result
+from tzrec_core.engine.run_log import Meter, RunLog, append_result, read_result
 from tzrec_core.engine.setup import build, compare_plugins, num_rows, save_pipeline_config, seed_everything, seed_step
-from tzrec_core.errors import CheckpointError, DataError
+from tzrec_core.errors import CheckpointError, DataError, TzrecError
 from tzrec_core.models import BaseModel, TrainWrapper
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class TrainResult:
         model_dir: where everything is.
         checkpoint: the last checkpoint.
         step: optimizer steps taken, earlier runs included.
-        metrics: of the last evaluation; empty without eval data.
+        metrics: of the last evaluation, which may be an earlier run's when no step was left; empty without eval data.
         samples_per_second: of this run's training steps, evaluation and checkpoints excluded; 0 when none was left.
     """
 
@@ -68,6 +69,7 @@ def train(config: Any, *, train_data: Any = None, eval_data: Any = None) -> Trai
     Raises:
         ConfigError, DataError, PluginError: as the config's parts do.
         CheckpointError: the model_dir's latest checkpoint does not fit the config.
+        TzrecError: the loss is not finite.
     """
     train_config, model_dir = config.train_config, config.model_dir
     found = checkpoints(model_dir)
@@ -148,6 +150,7 @@ class _Run:
         self.checkpoint: Path | None = None
         self.metrics: dict[str, float] = {}
         self.saved_step = -1
+        self.last_loss: torch.Tensor | None = None
         # with neither, one epoch; with both, whichever ends first
         self.num_epochs: float = self.settings.num_epochs or (math.inf if self.settings.num_steps else 1)
 
@@ -166,6 +169,8 @@ class _Run:
                 if type(self.wrapper.model).on_train_end is not BaseModel.on_train_end:
                     self.saved_step = -1  # what it changed belongs into the last checkpoint, written already or not
             self._save_and_evaluate()
+            if not meter.num_steps and not self.metrics:
+                self.metrics = read_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.at.step)
         finally:
             self.log.close()
         assert self.checkpoint is not None
@@ -233,14 +238,37 @@ class _Run:
         total_loss.backward()
         for optimizer in self.optimizers.values():
             optimizer.step()
+        self.last_loss = total_loss.detach()
+        if is_due:
+            self._check_finite("the loss", self.last_loss, self.at.step + 1)
         self.wrapper.model.update_train_metric(predictions, batch)
         if not is_due:
             return None
-        values = {"loss": float(total_loss.detach())}
+        values = {"loss": float(self.last_loss)}
         if len(losses) > 1:
             values.update({key: float(value) for key, value in losses.items()})
-        values.update({k: float(v) for k, v in self.wrapper.model.compute_train_metric().items()})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the evaluation says what torchmetrics has to say
+            values.update({k: float(v) for k, v in self.wrapper.model.compute_train_metric().items()})
         return values
+
+    def _check_finite(self, what: str, value: torch.Tensor, step: int) -> None:
+        low, high = (float(end) for end in torch.aminmax(value))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            shown = high if math.isfinite(low) else low
+            raise TzrecError(
+                f"{what} is {shown} at step {step}: nothing was saved since then. Common causes: a learning rate (lr) "
+                "that is too high, or raw features on a large scale: lower the one, give the others a normalizer"
+            )
+
+    def _check_model(self) -> None:
+        """What is not finite now never will be again, and so would every checkpoint from here on."""
+        if self.last_loss is None:
+            return
+        self._check_finite("the loss", self.last_loss, self.at.step)
+        for name, parameter in self.wrapper.model.named_parameters():
+            if parameter.numel():
+                self._check_finite(f"parameter {name}", parameter.detach(), self.at.step)
 
     def _is_save_step(self) -> bool:
         if self.settings.HasField("save_checkpoints_epochs") and not self.settings.HasField("save_checkpoints_steps"):
@@ -251,6 +279,7 @@ class _Run:
     def _save_and_evaluate(self) -> None:
         if self.at.step == self.saved_step:
             return
+        self._check_model()
         meta = {
             "step": self.at.step,
             "epoch": self.at.epoch,

@@ -190,15 +190,19 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def _plain(values: pa.Array) -> pa.Array:
-    """Binary text, string views and all-null values as strings; an empty string or a NaN is a null."""
+def _plain(values: pa.Array, place: Place) -> pa.Array:
+    """Binary text, string views and all-null values as strings; an empty string or a NaN is a null.
+
+    Raises:
+        DataError: binary values are not UTF-8.
+    """
     kind = values.type
     if pa.types.is_dictionary(kind):
         values = values.dictionary_decode()
     elif pa.types.is_string_view(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind):
-        values = values.cast(pa.string())
+        values = _as_text(values, pa.string(), place)
     elif pa.types.is_large_binary(kind):
-        values = values.cast(pa.large_string())
+        values = _as_text(values, pa.large_string(), place)
     elif pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     if is_text(values.type):
@@ -206,6 +210,15 @@ def _plain(values: pa.Array) -> pa.Array:
     if pa.types.is_floating(values.type):
         return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
     return values
+
+
+def _as_text(values: pa.Array, kind: pa.DataType, place: Place) -> pa.Array:
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:
+        bad = values[_first_bad(values, kind, True)].as_py()
+        shown = f"{bad[:40]!r}" + ("..." if len(bad) > 40 else "")
+        raise place.column_error(f"holds bytes that are not UTF-8 text: {shown}. Write it as text.") from None
 
 
 def _explode(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -225,15 +238,15 @@ def cut_rows(column: pa.Array, sep: str | None, place: Place) -> Cells:
         Cells whose values are strings or numbers; null, "" and NaN all are nulls.
 
     Raises:
-        DataError: values of this type cannot be read.
+        DataError: values of this type cannot be read, or bytes are not UTF-8.
     """
-    column = _plain(column)
+    column = _plain(column, place)
     if is_list(column.type):
         values, lengths = _explode(column)
-        values = _plain(values)
+        values = _plain(values, place)
     elif is_text(column.type) and sep is not None:
         values, lengths = _explode(pc.split_pattern(column, sep))
-        values = _plain(values)
+        values = _plain(values, place)
     else:
         values, lengths = column, np.ones(len(column), np.int64)
     if not is_text(values.type) and not _is_number(values.type):
@@ -252,9 +265,9 @@ def cut_steps(column: pa.Array, delim: str, sep: str | None, limit: int, place: 
         sep: separates the values in a step; None = a string is one value.
 
     Raises:
-        DataError: values of this type cannot be read.
+        DataError: values of this type cannot be read, or bytes are not UTF-8.
     """
-    column = _plain(column)
+    column = _plain(column, place)
     if is_text(column.type):
         column = pc.split_pattern(column, delim)
     if is_list(column.type):
@@ -279,7 +292,7 @@ def cut_weighted(column: pa.Array, sep: str, place: Place) -> Cells:
     if pa.types.is_map(column.type):
         struct = pa.struct([("key", column.type.key_type), ("value", column.type.item_type)])
         pairs, lengths = _explode(column.cast(pa.list_(struct)))
-        keys, weights = _plain(pc.struct_field(pairs, "key")), _plain(pc.struct_field(pairs, "value"))
+        keys, weights = _plain(pc.struct_field(pairs, "key"), place), _plain(pc.struct_field(pairs, "value"), place)
         cells = Cells(keys, lengths)
     else:
         cells = cut_rows(column, sep, place).without_nulls()
@@ -293,7 +306,7 @@ def cut_weighted(column: pa.Array, sep: str, place: Place) -> Cells:
             raise place.error(
                 cells.row_of_value(bad), f"{cells.values[bad].as_py()!r} has no weight. Write 'key:weight'."
             )
-        keys, weights = _plain(pairs[0::2]), _plain(pairs[1::2])
+        keys, weights = _plain(pairs[0::2], place), _plain(pairs[1::2], place)
         cells = replace(cells, values=keys)
     numbers = to_floats(replace(cells, values=weights), place)
     if np.isnan(numbers).any():

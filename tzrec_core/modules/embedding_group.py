@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection
-from torchrec.modules.embedding_configs import PoolingType
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
 
 from tzrec_core.config import config_to_kwargs
 from tzrec_core.data.batch import Batch
@@ -17,7 +17,7 @@ from tzrec_core.features import BaseFeature
 from tzrec_core.features.init_fn import parse_init_fn
 from tzrec_core.modules import jagged
 from tzrec_core.modules.base import BaseModule
-from tzrec_core.modules.embedding_tables import TableSet, embedding_names
+from tzrec_core.modules.embedding_tables import TableSet, allocating, embedding_names
 from tzrec_core.modules.feature_groups import (
     encoder_input,
     encoder_settings,
@@ -188,10 +188,11 @@ class EmbeddingGroup(BaseModule):
                 stepped.setdefault(sequence.features[0].data_group, []).append(sequence)
                 self._feature_dims[f"{sequence.name}.query"] = {f.name: f.output_dim for f in sequence.query}
                 self._feature_dims[f"{sequence.name}.sequence"] = {f.name: f.output_dim for f in sequence.sequence}
-        self.emb_impls = nn.ModuleDict({dg: PooledEmbedding(groups, dg, device) for dg, groups in pooled.items()})
-        self.seq_emb_impls = nn.ModuleDict(
-            {dg: SequenceEmbedding(groups, dg, device) for dg, groups in stepped.items()}
-        )
+        with allocating(_tables(pooled, stepped)):
+            self.emb_impls = nn.ModuleDict({dg: PooledEmbedding(groups, dg, device) for dg, groups in pooled.items()})
+            self.seq_emb_impls = nn.ModuleDict(
+                {dg: SequenceEmbedding(groups, dg, device) for dg, groups in stepped.items()}
+            )
         self._group_name_to_seq_encoders = nn.ModuleDict()
         for group in feature_groups:
             if group.sequence_encoders:
@@ -310,6 +311,22 @@ def _pooled_group(
         wide_dim=(wide_embedding_dim or _DEFAULT_WIDE_DIM) if is_wide else 0,
         wide_init_fn=(wide_init_fn or "") if is_wide else "",
     )
+
+
+def _tables(
+    pooled: Mapping[str, Sequence[PooledGroup]], stepped: Mapping[str, Sequence[SequenceGroup]]
+) -> list[BaseEmbeddingConfig]:
+    """Every table, once for each part of the model that has its own."""
+    tables: dict[tuple[str, str, str], BaseEmbeddingConfig] = {}
+    for data_group, groups in pooled.items():
+        for group in groups:
+            for config in (_table(feature, group)[0] for feature in group.features if feature.is_sparse):
+                tables.setdefault(("pooled", data_group, config.name), config)
+    for data_group, sequences in stepped.items():
+        for feature in (feature for sequence in sequences for feature in sequence.features if feature.is_sparse):
+            if feature.emb_config is not None:
+                tables.setdefault(("stepped", data_group, feature.emb_config.name), feature.emb_config)
+    return list(tables.values())
 
 
 def _table(feature: BaseFeature, group: PooledGroup) -> tuple[EmbeddingBagConfig, str]:

@@ -1,13 +1,17 @@
 """Which embedding tables a set of features needs, and which features share one."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbeddingConfig
 
 from tzrec_core.errors import ConfigError
 from tzrec_core.features import BaseFeature
+
+_NO_MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
 
 
 class TableSet:
@@ -86,6 +90,32 @@ class TableSet:
         for name, module in tables.items():
             if not self._owners[name].trainable:
                 module.weight.requires_grad_(False)
+
+
+@contextmanager
+def allocating(configs: Iterable[BaseEmbeddingConfig]) -> Iterator[None]:
+    """Build these tables in the block.
+
+    Raises:
+        ConfigError: memory does not hold them; names the largest.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, MemoryError) as error:
+        configs = list(configs)
+        if not configs or not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+            raise
+        largest = max(configs, key=_gib)
+        raise ConfigError(
+            f"the embedding tables do not fit into memory. The largest is {largest.name!r} of feature "
+            f"{largest.feature_names[0]!r}: {largest.num_embeddings} rows x {largest.embedding_dim} = "
+            f"{_gib(largest):,.1f} GiB, of {sum(map(_gib, configs)):,.1f} GiB together. Lower its "
+            f"hash_bucket_size or num_buckets, or its embedding_dim"
+        ) from None
+
+
+def _gib(config: BaseEmbeddingConfig) -> float:
+    return config.num_embeddings * config.embedding_dim * DATA_TYPE_NUM_BITS[config.data_type] / 8 / 2**30
 
 
 def embedding_names(configs: Iterable[BaseEmbeddingConfig]) -> dict[tuple[str, str], str]:

@@ -17,6 +17,7 @@ _SCALARS = {
     "DOUBLE": pa.float64(),
 }
 _FIELD_TYPES = tuple(FieldType.keys())
+_SHOWN = 3
 
 
 def arrow_type(field_type: str) -> pa.DataType:
@@ -81,6 +82,34 @@ def plain_type(given: pa.DataType) -> pa.DataType:
     return given
 
 
+class MissingColumnError(DataError):
+    """A file lacks a column.
+
+    Args:
+        source: the file.
+        column: the column.
+        names: the columns that the file has.
+        read_by: who reads the column, such as `feature 'age'`; empty = unknown.
+
+    Attributes:
+        column: as given.
+    """
+
+    def __init__(self, source: str, column: str, names: Sequence[str], read_by: Sequence[str] = ()) -> None:
+        more = f" and {len(read_by) - _SHOWN} more" if len(read_by) > _SHOWN else ""
+        reader = f", read by {', '.join(read_by[:_SHOWN])}{more}" if read_by else ""
+        super().__init__(
+            f"{source}: there is no column {column!r}{reader}.{did_you_mean(column, names)} "
+            f"Columns are: {', '.join(names) or 'none'}"
+        )
+        self._source, self._names = source, names
+        self.column = column
+
+    def read_by(self, readers: Sequence[str]) -> "MissingColumnError":
+        """The same error, which also says who reads the column."""
+        return MissingColumnError(self._source, self.column, self._names, readers)
+
+
 def check_columns(source: str, names: Sequence[str], asked: Sequence[str]) -> None:
     """Make sure that file `source` with columns `names` has each of the `asked` columns, once.
 
@@ -89,10 +118,7 @@ def check_columns(source: str, names: Sequence[str], asked: Sequence[str]) -> No
     """
     for column in asked:
         if column not in names:
-            raise DataError(
-                f"{source}: there is no column {column!r}.{did_you_mean(column, names)} "
-                f"Columns are: {', '.join(names) or 'none'}"
-            )
+            raise MissingColumnError(source, column, names)
         if list(names).count(column) > 1:
             raise DataError(f"{source}: column {column!r} stands there {list(names).count(column)} times")
 

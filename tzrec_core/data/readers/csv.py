@@ -119,9 +119,16 @@ class CsvReader(BaseReader):
                 head = next((line for line in file if line.strip("\r\n")), "")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read as CSV: {error}") from error
+        if head.startswith("PAR1"):
+            raise DataError(f"{path} is a Parquet file, not CSV: set data_config.dataset_type: ParquetDataset")
+        if "\0" in head:
+            raise DataError(f"{path} is a binary file, not CSV: check the path and data_config.dataset_type")
         if not head or not self._has_header:
             return self._declared_names if head else []
-        return next(csv.reader([head], delimiter=self._delimiter))
+        try:
+            return next(csv.reader([head], delimiter=self._delimiter))
+        except csv.Error as error:
+            raise DataError(f"{path}: the header line cannot be read as CSV: {error}") from error
 
     def _infer(self, files: list[str], asked: list[str], types: dict[str, pa.DataType]) -> dict[str, pa.DataType]:
         for path in files:
