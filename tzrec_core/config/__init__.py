@@ -15,6 +15,7 @@ from tzrec_core.config.features import (
 )
 from tzrec_core.config.groups import data_group_problems, member_problems
 from tzrec_core.config.load import load_config, parse_config
+from tzrec_core.config.ranges import range_mistakes
 from tzrec_core.config.unsupported import reader_problem, refuse_unsupported, refused_settings
 from tzrec_core.config.used import used_plugins
 from tzrec_core.config.validate import find_mistakes, validate
@@ -36,6 +37,7 @@ __all__ = [
     "model_name",
     "model_offer",
     "parse_config",
+    "range_mistakes",
     "reader_problem",
     "refuse_unsupported",
     "refused_settings",

@@ -32,11 +32,16 @@ _RANGES: dict[str, _Check] = {
 _CHOICES = {"TrainConfig.mixed_precision": ("", "BF16", "FP16")}
 
 
-def range_mistakes(config: Message) -> Iterator[str]:
-    """One line, starting with the field's path, for every value that is written and out of range."""
-    for place, message in messages_in(config):
+def range_mistakes(config: Message, path: str = "") -> Iterator[str]:
+    """One line, starting with the field's path, for every value that is written and out of range.
+
+    Args:
+        config: a config, or a part of one.
+        path: where the part stands, such as `data_config`.
+    """
+    for place, message in messages_in(config, path):
         for field, value in message.ListFields():
-            path = f"{place}.{field.name}" if place else field.name
+            where = f"{place}.{field.name}" if place else field.name
             key = f"{message.DESCRIPTOR.name}.{field.name}"
             check = _RANGES.get(key)
             if check is None and field.name == "lr" and message.DESCRIPTOR.name.endswith("Optimizer"):
@@ -45,7 +50,7 @@ def range_mistakes(config: Message) -> Iterator[str]:
                 is_right, words = check
                 for item in value if field.is_repeated else [value]:
                     if not is_right(item):
-                        yield f"{path} = {item:g}: it {words}"
+                        yield f"{where} = {item:g}: it {words}"
             if key in _CHOICES and value not in _CHOICES[key]:
                 known = [choice for choice in _CHOICES[key] if choice]
-                yield f"{path} = {value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}"
+                yield f"{where} = {value!r} is not one of {', '.join(known)}.{did_you_mean(value, known)}"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from tzrec_core.config import reader_problem, refused_settings
+from tzrec_core.config import range_mistakes, reader_problem, refused_settings
 from tzrec_core.data.batch import Batch
 from tzrec_core.data.parser import DataParser
 from tzrec_core.data.readers import BaseReader, RowBlock, rebatch
@@ -326,16 +326,9 @@ def _say_once(text: str, level: int = logging.WARNING) -> None:
 
 
 def _check(data_config: DataConfig) -> None:
-    problems = []
-    if not data_config.batch_size:
-        problems.append("data_config.batch_size = 0: it must be 1 or more")
-    if data_config.HasField("eval_batch_size") and not data_config.eval_batch_size:
-        problems.append("data_config.eval_batch_size = 0: it must be 1 or more")
+    problems = [*range_mistakes(data_config, "data_config"), *refused_settings(data_config, "data_config")]
     if data_config.shuffle and not data_config.shuffle_buffer_size:
         problems.append("data_config.shuffle_buffer_size = 0: it must be 1 batch or more when shuffle is true")
-    if not data_config.fg_threads:
-        problems.append("data_config.fg_threads = 0: it must be 1 or more")
-    problems += refused_settings(data_config, "data_config")
     dataset_type = DatasetType.Name(data_config.dataset_type)
     if not data_config.HasField("reader") and not reader_problem(data_config):
         for field in _ODPS_ONLY:
