@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tzrec_core.engine.train import TrainResult
     from tzrec_core.models import PredictWrapper
 
-EVAL_RESULT = "eval_result.txt"
-
 
 def train(
     config: Any, *, overrides: Sequence[str] = (), train_data: Any = None, eval_data: Any = None
@@ -77,34 +75,9 @@ def evaluate(
         DataError, PluginError: as `train`.
     """
     checked = as_config(config, overrides=overrides)
-    from tzrec_core.data.loader import create_dataloader
-    from tzrec_core.engine.checkpoint import find_checkpoint, load_model, read_meta
-    from tzrec_core.engine.evaluate import evaluate_model
-    from tzrec_core.engine.run_log import append_result
-    from tzrec_core.engine.setup import build, compare_plugins
-    from tzrec_core.models import TrainWrapper
+    from tzrec_core.engine.evaluate import evaluate as run
 
-    folder = find_checkpoint(checked.model_dir, checkpoint)
-    meta = read_meta(folder)
-    step = int(meta["step"])
-    compare_plugins(meta.get("plugins", {}), checked)
-    data = checked.eval_input_path if data is None else data
-    if isinstance(data, str) and not data:
-        raise ConfigError("eval_input_path is empty; set it, or say what to evaluate on")
-    setup = build(checked)
-    wrapper = TrainWrapper(setup.model, setup.device, checked.train_config.mixed_precision).to(setup.device)
-    load_model(folder, wrapper)
-    loader = create_dataloader(checked.data_config, setup.features, data, mode="eval")
-    metrics = evaluate_model(
-        wrapper,
-        loader,
-        setup.device,
-        num_steps=checked.eval_config.num_steps,
-        every=checked.eval_config.log_step_count_steps,
-        total=loader.num_batches,
-    )
-    append_result(checked.model_dir, EVAL_RESULT, step, metrics)
-    return EvalResult(folder, step, metrics)
+    return EvalResult(*run(checked, data, checkpoint=checkpoint))
 
 
 def predict(

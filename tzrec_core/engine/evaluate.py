@@ -4,16 +4,64 @@ import itertools
 import logging
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from tzrec_core.data.batch import Batch
-from tzrec_core.engine.run_log import Meter
-from tzrec_core.engine.setup import num_rows
-from tzrec_core.errors import DataError
+from tzrec_core.data.loader import create_dataloader
+from tzrec_core.engine.checkpoint import find_checkpoint, load_model, read_meta
+from tzrec_core.engine.run_log import Meter, append_result
+from tzrec_core.engine.setup import build, compare_plugins, num_rows
+from tzrec_core.errors import ConfigError, DataError
 from tzrec_core.models import TrainWrapper
 
 _log = logging.getLogger(__name__)
+
+
+EVAL_RESULT = "eval_result.txt"
+
+
+def evaluate(
+    config: Any, data: Any = None, *, checkpoint: str | Path | None = None
+) -> tuple[Path, int, dict[str, float]]:
+    """Evaluate a checkpoint and write the metrics to `<model_dir>/eval_result.txt`.
+
+    Args:
+        config: the checked config that the checkpoint was trained with.
+        data: path or table; None = the config's eval_input_path.
+        checkpoint: folder; None = the latest of the config's model_dir.
+
+    Returns:
+        the checkpoint's folder, its step, and the value of each metric.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it does not fit the config.
+        ConfigError: there is nothing to evaluate on.
+        DataError: a row cannot be read, or there are none.
+    """
+    folder = find_checkpoint(config.model_dir, checkpoint)
+    meta = read_meta(folder)
+    step = int(meta["step"])
+    compare_plugins(meta.get("plugins", {}), config)
+    data = config.eval_input_path if data is None else data
+    if isinstance(data, str) and not data:
+        raise ConfigError("eval_input_path is empty; set it, or say what to evaluate on")
+    setup = build(config)
+    wrapper = TrainWrapper(setup.model, setup.device, config.train_config.mixed_precision).to(setup.device)
+    load_model(folder, wrapper)
+    loader = create_dataloader(config.data_config, setup.features, data, mode="eval")
+    metrics = evaluate_model(
+        wrapper,
+        loader,
+        setup.device,
+        num_steps=config.eval_config.num_steps,
+        every=config.eval_config.log_step_count_steps,
+        total=loader.num_batches,
+    )
+    append_result(config.model_dir, EVAL_RESULT, step, metrics)
+    return folder, step, metrics
 
 
 def evaluate_model(
