@@ -1,6 +1,7 @@
 """What fields of data_config do that the tests of tests/data do not show one by one."""
 
 import os
+import signal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,10 +76,12 @@ def test_pin_memory_false_leaves_batches_in_pageable_memory_beside_a_gpu(worker_
 
 def test_fg_threads_are_the_threads_of_each_worker(worker_arguments, monkeypatch):
     monkeypatch.setenv("POLARS_MAX_THREADS", "1")
-    before = torch.get_num_threads(), pa.cpu_count()
+    before = torch.get_num_threads(), pa.cpu_count(), signal.getsignal(signal.SIGINT)
     try:
+        monkeypatch.setattr(os, "setpgid", lambda pid, group: None)  # this process stays in its group
         worker_arguments("fg_threads: 3")["worker_init_fn"](0)
         assert (torch.get_num_threads(), pa.cpu_count(), os.environ["POLARS_MAX_THREADS"]) == (3, 3, "3")
     finally:
         torch.set_num_threads(before[0])
         pa.set_cpu_count(before[1])
+        signal.signal(signal.SIGINT, before[2])

@@ -1,4 +1,9 @@
+import itertools
+import json
 import logging
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -129,12 +134,158 @@ def test_tables_without_rows_give_no_batches(tmp_path):
 def test_a_shuffle_repeats_with_its_seed_and_changes_with_the_epoch(two_files):
     batches = dataloader(two_files, "shuffle: true shuffle_buffer_size: 2", seed=5)
     first, again = flat(batches), flat(batches)
-    batches.set_epoch(1)
+    batches.start(1)
     second = flat(batches)
     assert first == again == flat(dataloader(two_files, "shuffle: true shuffle_buffer_size: 2", seed=5))
     assert len({tuple(first), tuple(second), tuple(range(17))}) == 3
     assert sorted(first) == sorted(second) == list(range(17))
     assert flat(dataloader(two_files, "shuffle: true", mode="eval")) == list(range(17))
+
+
+# Ranks, workers and positions
+
+
+class _TurnByTurn:
+    """Stands in for torch's DataLoader: the same parts of its workers, in this process."""
+
+    def __init__(self, part, *, num_workers, **kwargs):
+        self.workers = [part.batches(index) for index in range(num_workers)]
+
+    def __iter__(self):
+        for worker in itertools.cycle(self.workers):
+            if (batch := next(worker, None)) is None:
+                return
+            yield batch
+
+
+@pytest.fixture
+def turn_by_turn(monkeypatch):
+    monkeypatch.setattr(loader_module, "DataLoader", _TurnByTurn)
+    monkeypatch.setattr(loader_module.os, "cpu_count", lambda: 8)
+
+
+SHUFFLED = "shuffle: true shuffle_buffer_size: 2"
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("settings", ["", SHUFFLED])
+@pytest.mark.usefixtures("turn_by_turn")
+def test_an_iteration_begins_at_any_batch_with_what_the_whole_one_gives_from_there(
+    two_files, settings, num_workers, world_size
+):
+    for rank in range(world_size):
+        shape = {"num_workers": num_workers, "rank": rank, "world_size": world_size, "seed": 3}
+        undisturbed = dataloader(two_files, settings, **shape)
+        for epoch in range(2):
+            undisturbed.start(epoch)
+            whole = items(undisturbed)
+            assert len(whole) == undisturbed.num_batches == (5 if world_size == 1 else 2)
+            for batch in range(len(whole) + 2):
+                resumed = dataloader(two_files, settings, **shape)
+                resumed.start(epoch, batch)
+                assert items(resumed) == whole[batch:]
+
+
+def test_two_processes_resume_within_a_shuffled_epoch_too(two_files):
+    batches = dataloader(two_files, SHUFFLED, num_workers=2)
+    whole = items(batches)
+    for batch in (1, 4):
+        batches.start(0, batch)
+        assert items(batches) == whole[batch:]
+
+
+@pytest.mark.usefixtures("turn_by_turn")
+@pytest.mark.parametrize("settings", ["", SHUFFLED])
+def test_the_order_of_an_epoch_depends_on_neither_ranks_nor_workers(two_files, settings):
+    order = flat(dataloader(two_files, settings, seed=5))
+    assert (order == list(range(17))) is (settings == "")
+    for world_size, num_workers in itertools.product((1, 2, 3, 5), (0, 1, 2, 3)):
+        found = []
+        for rank in range(world_size):
+            batches = dataloader(two_files, settings, seed=5, num_workers=num_workers, rank=rank, world_size=world_size)
+            mine = flat(batches)
+            share = order[len(found) : len(found) + len(mine)]
+            assert sorted(mine) == sorted(share)
+            assert mine == share or num_workers > 1
+            found += share
+        assert found == order
+
+
+@pytest.mark.usefixtures("turn_by_turn")
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_files_a_hundred_times_larger_than_others_give_all_ranks_equally_many_batches(tmp_path, mode):
+    first = 0
+    for name, num_rows in (("a", 10_000), ("b", 100), ("c", 100)):
+        write_table(tmp_path / f"{name}.parquet", first, num_rows, group=4000, item=[0] * num_rows,
+                    click=list(range(first, first + num_rows)))  # fmt: skip
+        first += num_rows
+    counts, rows = [], []
+    for rank in range(2):
+        batches = dataloader(tmp_path, f"batch_size: 256 {SHUFFLED}", mode=mode, num_workers=2, rank=rank, world_size=2)
+        found = [batch.labels["click"].tolist() for batch in batches]
+        assert batches.num_rows == 10_200 and batches.num_batches == len(found)
+        counts.append(len(found))
+        rows += [row for batch in found for row in batch]
+    assert counts == [20, 20]
+    assert sorted(rows) == list(range(10_200))
+
+
+@pytest.mark.usefixtures("turn_by_turn")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_row_that_does_not_divide_evenly_makes_one_last_batch_larger(two_files, num_workers):
+    ranks = [dataloader(two_files, num_workers=num_workers, rank=rank, world_size=2) for rank in range(2)]
+    assert [[len(batch) for batch in items(batches)] for batches in ranks] == [[4, 5], [4, 4]]
+    dropped = [
+        dataloader(two_files, "drop_remainder: true", num_workers=num_workers, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    assert [items(batches) for batches in dropped] == [
+        [[0, 1, 2, 3], [4, 5, 6, 7]],
+        [[9, 10, 11, 12], [13, 14, 15, 16]],
+    ]
+
+
+def test_fewer_rows_than_processes_are_refused_and_none_at_all_give_no_batches(tmp_path):
+    write_table(tmp_path / "a.parquet", 0, 2)
+    with pytest.raises(DataError, match=r"a\.parquet has too few rows to share: 2 for 3 processes.*Start 2 .*--nproc"):
+        dataloader(tmp_path / "a.parquet", rank=0, world_size=3)
+    write_table(tmp_path / "a.parquet", 0, 0)
+    empty = dataloader(tmp_path / "a.parquet", rank=0, world_size=3)
+    assert (empty.num_rows, empty.num_batches, list(empty)) == (0, 0, [])
+
+
+def test_predictions_of_the_ranks_one_after_the_other_are_in_the_order_of_the_rows(two_files):
+    ranks = [dataloader(two_files, mode="predict", rank=rank, world_size=3) for rank in range(3)]
+    assert [row for batches in ranks for row in flat(batches)] == list(range(17))
+
+
+def test_the_order_key_tells_when_a_batch_number_means_other_rows(two_files):
+    def key(settings: str = "", **kwargs) -> dict:
+        made = dataloader(two_files, settings, **kwargs).order_key()
+        assert json.loads(json.dumps(made)) == made
+        return made
+
+    plain = key()
+    assert plain == {
+        "input_path": str(two_files), "num_rows": 17, "batch_size": 4, "world_size": 1, "num_workers": 1,
+        "in_order": True, "drop_remainder": False, "seed": None, "window_rows": None, "num_units": None,
+    }  # fmt: skip
+    assert key(num_workers=1) == key(seed=9) == key("in_order: false") == key(rank=0) == plain
+    assert key(world_size=2, rank=0) == key(world_size=2, rank=1) == {**plain, "world_size": 2}
+    assert key(num_workers=2) == {**plain, "num_workers": 2}
+    assert key("in_order: false", num_workers=2) == {**plain, "num_workers": 2, "in_order": False}
+    assert key("batch_size: 5 drop_remainder: true") == {**plain, "batch_size": 5, "drop_remainder": True}
+    assert key(SHUFFLED, seed=9) == {**plain, "seed": 9, "window_rows": 8, "num_units": 7}
+
+
+def test_a_resume_says_when_the_order_of_batches_was_left_open(two_files, monkeypatch, caplog):
+    monkeypatch.setattr(loader_module, "_said", set())
+    for settings, num_workers, batch in (("in_order: false", 2, 0), ("in_order: false", 1, 1), ("", 2, 1)):
+        dataloader(two_files, settings, num_workers=num_workers).start(1, batch)
+    assert not caplog.text
+    dataloader(two_files, "in_order: false", num_workers=2).start(1, 1)
+    assert "data_config.in_order is false, so which batches of this epoch came first is not known" in caplog.text
 
 
 # Bad rows
@@ -173,6 +324,12 @@ def test_an_error_of_the_parser_in_csv_names_the_line_too(tmp_path):
         list(BatchLoader(reader, FakeParser()))
 
 
+def test_a_damaged_line_of_csv_is_named_before_the_first_batch(tmp_path):
+    (tmp_path / "a.csv").write_text("item,price,click\n1,1,1\n1,1\n")
+    with pytest.raises(DataError, match=r"a\.csv, line 3: 2 fields, but the header line has 3"):
+        dataloader(tmp_path / "a.csv", "with_header: true", "CsvDataset")
+
+
 def test_an_error_that_knows_no_row_gets_the_rows_of_its_batch(tmp_path):
     pq.write_table(pa.table({"item": [1, 2, 3, 99]}), tmp_path / "a.parquet")
     reader = ParquetReader(str(tmp_path / "a.parquet"), batch_size=2)
@@ -193,16 +350,23 @@ def test_batches_arrive_before_later_files_are_read(tmp_path):
 # Worker processes
 
 
-def test_workers_share_the_row_groups_and_all_batches_but_the_last_are_full(two_files):
-    batches = dataloader(two_files, "num_workers: 2 shuffle: true", reserved_columns=["item"])
+def test_workers_take_turns_and_all_batches_but_the_last_are_full(two_files):
+    batches = dataloader(two_files, "num_workers: 2", reserved_columns=["item"])
     found = list(batches)
     assert batches.num_workers == 2
-    assert [len(b) for b in items(found)] == [4, 4, 4, 4, 1]
-    assert sorted(flat(found)) == list(range(17))
+    assert items(found) == [[0, 1, 2, 3], [9, 10, 11, 12], [4, 5, 6, 7], [13, 14, 15, 16], [8]]
     assert [b.reserves.column("item").to_pylist() for b in found] == items(found)
     assert items(batches) == items(found)
-    batches.set_epoch(1)
-    assert items(batches) != items(found)
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_the_workers(two_files):
+    batches = iter(dataloader(two_files, "num_workers: 2 batch_size: 1"))
+    found = flat([next(batches)])
+    for child in multiprocessing.active_children():
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{child.pid}/status").read_text().splitlines())
+        assert int(status["SigBlk"], 16) & 1 << signal.SIGINT - 1, "blocked before Python could install a handler"
+        os.kill(child.pid, signal.SIGINT)
+    assert sorted(found + flat(batches)) == list(range(17))
 
 
 def test_without_in_order_workers_still_read_every_row(two_files):
@@ -266,10 +430,13 @@ def test_workers_beyond_the_cores_are_capped_and_said_once(two_files, monkeypatc
     assert dataloader(two_files, "num_workers: 5", num_workers=1).num_workers == 1
 
 
-def test_no_more_workers_start_than_there_are_row_groups(tmp_path, monkeypatch):
+def test_no_more_workers_start_than_there_are_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(loader_module.os, "cpu_count", lambda: 8)
     write_table(tmp_path / "a.parquet", 0, 6)
     assert dataloader(tmp_path, "num_workers: 8").num_workers == 2
+    assert dataloader(tmp_path, "num_workers: 8", rank=1, world_size=2).num_workers == 1
+    write_table(tmp_path / "a.parquet", 0, 0)
+    assert dataloader(tmp_path, "num_workers: 8").num_workers == 0
 
 
 def test_tables_in_memory_are_read_in_this_process():
@@ -332,7 +499,7 @@ def test_datasets_of_a_cloud_name_the_plugin_kind_that_would_read_them(name):
 
 class CountingReader(BaseReader):
     schema = pa.schema([("item", pa.int64())])
-    num_rows = None
+    num_rows = None  # what a reader of a plugin that cannot tell says
     num_units = 2
 
     def read(self, unit):
@@ -351,6 +518,7 @@ def test_a_plugin_reader_is_found_by_the_type_of_its_settings():
     with use_registry(registry):
         assert reader_class(config).__name__ == "CountingReader"
     reader = CountingReader("count", batch_size=3)
+    assert reader.unit_rows == [2, 2]
     assert [b.labels["item"].tolist() for b in BatchLoader(reader, FakeParser())] == [[0, 0, 1], [1]]
 
 

@@ -33,11 +33,11 @@ def write(path: Path, text: str) -> str:
 
 
 def numbers_of(reader: BaseReader) -> list[int]:
-    return [n for block in reader for n in block.table.column("number").to_pylist()]
+    return [n for block in reader.read_rows() for n in block.table.column("number").to_pylist()]
 
 
 def csv_reader(path: str, text: str = "with_header: true", **kwargs) -> CsvReader:
-    return CsvReader(path, data_config=data_config(text), **{"batch_size": 3, **kwargs})
+    return CsvReader(path, batch_size=3, data_config=data_config(text), **kwargs)
 
 
 # Blocks of rows
@@ -47,32 +47,34 @@ def block_of(source: str, first_row: int, values: list[int]) -> RowBlock:
     return RowBlock.of(source, first_row, pa.record_batch({"v": values}))
 
 
-def test_rebatch_fills_every_block_but_the_last_and_drops_no_row():
+def test_rebatch_makes_blocks_of_the_sizes_asked_for():
     blocks = [
         block_of("a", 0, [0, 1]),
         block_of("a", 2, []),
         block_of("b", 0, [2, 3, 4, 5, 6]),
-        block_of("c", 9, [7]),
+        block_of("c", 9, [7, 8]),
     ]
-    found = list(rebatch(blocks, 3))
-    assert [b.table.column("v").to_pylist() for b in found] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    found = list(rebatch(blocks, [3, 4, 1]))
+    assert [b.table.column("v").to_pylist() for b in found] == [[0, 1, 2], [3, 4, 5, 6], [7]]
     assert [found[0].locate(r) for r in range(3)] == [("a", 0), ("a", 1), ("b", 0)]
-    assert [found[2].locate(r) for r in range(2)] == [("b", 4), ("c", 9)]
+    assert found[1].locate(3) == ("b", 4) and found[2].locate(0) == ("c", 9)
+
+
+def test_rebatch_reads_no_block_before_it_needs_it():
+    blocks = iter([block_of("a", 0, [0, 1]), block_of("b", 0, [2]), block_of("c", 0, [3])])
+    found = rebatch(blocks, [2, 1])
+    assert next(found).num_rows == 2
+    assert next(blocks).table.column("v").to_pylist() == [2]
 
 
 def test_a_row_is_located_after_slicing_shuffling_and_joining():
     whole = RowBlock.concat([block_of("a", 10, [10, 11, 12]), block_of("b", 20, [20, 21])])
     shuffled = whole.slice(1, 4).take(np.array([3, 0, 2, 1])).slice(1, 3)
-    joined = RowBlock.concat([block_of("c", 0, [0]), shuffled, shuffled]).compact()
+    joined = RowBlock.concat([block_of("c", 0, [0]), shuffled, shuffled])
     values = joined.table.column("v").to_pylist()
     assert values == [0, 11, 20, 12, 11, 20, 12]
     assert [joined.locate(r)[1] for r in range(7)] == values
     assert "".join(joined.locate(r)[0] for r in range(7)) == "cabaaba"
-
-
-def test_a_compact_slice_travels_without_the_table_it_was_cut_from():
-    block = block_of("a", 0, list(range(100_000))).slice(5, 3)
-    assert len(pickle.dumps(block.compact())) < 10_000
 
 
 # Finding files
@@ -110,54 +112,16 @@ def test_a_file_system_that_is_not_there_is_an_error():
 # Parquet
 
 
-def test_parquet_batches_are_full_across_row_groups_and_files(tmp_path):
+def test_parquet_units_are_row_groups_in_the_order_of_the_files(tmp_path):
     write_parquet(tmp_path / "a.parquet", 0, 10)
     write_parquet(tmp_path / "b.parquet", 10, 7)
-    reader = ParquetReader(f"{tmp_path}/*.parquet", batch_size=6, columns=["number"])
-    blocks = list(reader)
-    assert [b.num_rows for b in blocks] == [6, 6, 5]
+    reader = ParquetReader(f"{tmp_path}/*.parquet", batch_size=2, columns=["number"])
     assert numbers_of(reader) == list(range(17))
-    assert blocks[0].table.schema.names == ["number"]
-    assert reader.num_rows == 17 and reader.num_units == 5
-    source, row = blocks[1].locate(5)
-    assert Path(source).name == "b.parquet" and row == 1
-
-
-def test_shards_are_disjoint_and_complete(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", 0, 23, group=3)
-    reader = pickle.loads(pickle.dumps(ParquetReader(path, batch_size=4, columns=["number"])))
-    shards = []
-    for worker in range(3):
-        reader.shard(worker, 3)
-        shards.append(numbers_of(reader))
-    assert all(shards) and sorted(n for shard in shards for n in shard) == list(range(23))
-
-
-def test_a_shuffle_repeats_with_its_seed_changes_with_the_epoch_and_loses_no_row(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", 0, 50, group=7)
-    reader = ParquetReader(path, batch_size=4, columns=["number"])
-
-    def order(seed: int, epoch: int) -> list[int]:
-        reader.shuffle(seed=seed, epoch=epoch, window_rows=8)
-        return numbers_of(reader)
-
-    assert order(1, 0) == order(1, 0)
-    assert len({tuple(order(1, 0)), tuple(order(1, 1)), tuple(order(2, 0))}) == 3
-    assert sorted(order(1, 0)) == list(range(50))
-    assert order(1, 0)[:7] != sorted(order(1, 0)[:7])
-    for block in reader:
-        assert [block.locate(r)[1] for r in range(block.num_rows)] == block.table.column("number").to_pylist()
-        assert block.num_rows in (4, 2)
-
-
-def test_shuffled_shards_are_disjoint_and_complete(tmp_path):
-    reader = ParquetReader(write_parquet(tmp_path / "a.parquet", 0, 50, group=7), batch_size=4, columns=["number"])
-    reader.shuffle(seed=3, epoch=2, window_rows=8)
-    found = []
-    for worker in range(2):
-        reader.shard(worker, 2)
-        found += numbers_of(reader)
-    assert sorted(found) == list(range(50))
+    assert reader.unit_rows == [4, 4, 2, 4, 3] and reader.num_rows == 17 and reader.num_units == 5
+    last = list(reader.read_rows())[-1]
+    assert last.table.schema.names == ["number"]
+    source, row = last.locate(2)
+    assert Path(source).name == "b.parquet" and row == 6
 
 
 def test_a_missing_column_names_file_nearest_name_and_columns(tmp_path):
@@ -174,9 +138,9 @@ def test_files_that_disagree_on_a_type_are_both_named_and_a_declared_type_settle
     pq.write_table(pa.table({"number": ["7"]}), tmp_path / "b.parquet")
     paths = f"{tmp_path}/*.parquet"
     with pytest.raises(DataError, match=r"'number' is int64 in .*a\.parquet but string in .*b\.parquet"):
-        ParquetReader(paths, batch_size=9, columns=["number"])
+        ParquetReader(paths, batch_size=2, columns=["number"])
     config = data_config("input_fields { input_name: 'number' input_type: INT32 }", "ParquetDataset")
-    reader = ParquetReader(paths, batch_size=9, columns=["number"], data_config=config)
+    reader = ParquetReader(paths, batch_size=2, columns=["number"], data_config=config)
     assert reader.schema.field("number").type == pa.int32()
     assert numbers_of(reader) == [0, 1, 2, 7]
 
@@ -185,7 +149,7 @@ def test_a_value_that_does_not_fit_the_declared_type_names_file_row_and_column(t
     pq.write_table(pa.table({"text": [*"01234", "five", "six"]}), tmp_path / "a.parquet", row_group_size=3)
     config = data_config("input_fields_str: 'text:INT64'", "ParquetDataset")
     with pytest.raises(DataError, match=r"a\.parquet, row 5: column 'text'.*int64.*'five'"):
-        list(ParquetReader(str(tmp_path / "a.parquet"), batch_size=2, data_config=config))
+        list(ParquetReader(str(tmp_path / "a.parquet"), batch_size=2, data_config=config).read_rows())
 
 
 def test_storage_variants_of_a_type_read_as_the_plain_type(tmp_path):
@@ -197,7 +161,7 @@ def test_storage_variants_of_a_type_read_as_the_plain_type(tmp_path):
     }
     pq.write_table(pa.table(variants), tmp_path / "a.parquet")
     pq.write_table(pa.table({**variants, "large": pa.nulls(2), "dictionary": ["u", "v"]}), tmp_path / "b.parquet")
-    (block,) = ParquetReader(f"{tmp_path}/*.parquet", batch_size=4)
+    block = RowBlock.concat(list(ParquetReader(f"{tmp_path}/*.parquet", batch_size=2).read_rows()))
     assert block.table.schema.types == [pa.string(), pa.string(), pa.list_(pa.int64()), pa.list_(pa.int64())]
     assert block.table.column("dictionary").to_pylist() == ["x", "y", "u", "v"]
     assert block.table.column("large").to_pylist() == ["x", "y", None, None]
@@ -213,13 +177,13 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     garbled = tmp_path / "g.parquet"
     garbled.write_bytes(whole[:4] + b"\xff" * 600 + whole[604:])
     with pytest.raises(DataError, match=r"g\.parquet, row 0: .*damaged"):
-        list(ParquetReader(str(garbled), batch_size=2))
+        list(ParquetReader(str(garbled), batch_size=2).read_rows())
 
 
 def test_an_empty_parquet_file_has_no_rows(tmp_path):
     write_parquet(tmp_path / "a.parquet", 0, 0)
     write_parquet(tmp_path / "b.parquet", 0, 2)
-    assert list(ParquetReader(str(tmp_path / "a.parquet"), batch_size=2)) == []
+    assert list(ParquetReader(str(tmp_path / "a.parquet"), batch_size=2).read_rows()) == []
     assert numbers_of(ParquetReader(f"{tmp_path}/*.parquet", batch_size=2)) == [0, 1]
 
 
@@ -236,7 +200,7 @@ def test_parquet_is_read_from_any_file_system():
 
 def test_csv_with_a_header_infers_types_and_keeps_empty_text(tmp_path):
     path = write(tmp_path / "a.csv", "number,text,half,day\n1,x,0.5,2020-01-01\n\n2,,,2020-01-02\n")
-    (block,) = csv_reader(path)
+    (block,) = csv_reader(path).read_rows()
     assert block.table.to_pydict() == {
         "number": [1, 2], "text": ["x", ""], "half": [0.5, None], "day": ["2020-01-01", "2020-01-02"]
     }  # fmt: skip
@@ -247,52 +211,53 @@ def test_csv_without_a_header_takes_names_and_types_from_input_fields(tmp_path):
     typed = {"n": "INT32", "t": "STRING", "id": "STRING"}
     fields = " ".join(f"input_fields {{ input_name: '{n}' input_type: {t} }}" for n, t in typed.items())
     fields += " delimiter: ';'"
-    (block,) = csv_reader(path, fields, columns=["id", "n"])
+    (block,) = csv_reader(path, fields, columns=["id", "n"]).read_rows()
     assert block.table.to_pydict() == {"id": ["7", "8"], "n": [1, 2]}
     assert block.table.schema.types == [pa.string(), pa.int32()]
     with pytest.raises(ConfigError, match=r"with_header: true.*input_fields"):
         csv_reader(path, "delimiter: ';'")
 
 
-def test_csv_batches_are_full_across_files_and_types_hold_for_all_files(tmp_path):
+def test_csv_units_are_files_and_types_hold_for_all_of_them(tmp_path):
     write(tmp_path / "a.csv", "number,x\n0,1\n1,2\n")
     write(tmp_path / "b.csv", "x,number\n1,2\n2,3\n9,4\n")
-    blocks = list(csv_reader(f"{tmp_path}/*.csv", columns=["number"]))
-    assert [b.table.column("number").to_pylist() for b in blocks] == [[0, 1, 2], [3, 4]]
+    reader = csv_reader(f"{tmp_path}/*.csv", columns=["number"])
+    assert reader.unit_rows == [2, 3]
+    assert numbers_of(reader) == [0, 1, 2, 3, 4]
     write(tmp_path / "c.csv", "number,x\n0.5,1\n")
     with pytest.raises(DataError, match=r"c\.csv, line 2: column 'number': '0.5' is not of type int64.*input_type"):
-        list(csv_reader(f"{tmp_path}/*.csv", columns=["number"]))
+        list(csv_reader(f"{tmp_path}/*.csv", columns=["number"]).read_rows())
 
 
 def test_a_wrong_number_of_fields_names_file_and_line(tmp_path):
     path = write(tmp_path / "a.csv", 'number,x\n"0",1\n\n1,"two\nlines"\n2,3,4\n')
     with pytest.raises(DataError, match=r"a\.csv, line 6: 3 fields, but the header line has 2: 2,3,4"):
-        list(csv_reader(path))
+        list(csv_reader(path).read_rows())
     with pytest.raises(DataError, match=r"line 1: 2 fields, but data_config.input_fields has 3"):
-        list(csv_reader(path, "input_fields_str: 'a:STRING;b:STRING;c:STRING'"))
+        list(csv_reader(path, "input_fields_str: 'a:STRING;b:STRING;c:STRING'").read_rows())
 
 
 def test_a_value_of_the_wrong_type_names_file_line_column_and_value(tmp_path):
     path = write(tmp_path / "a.csv", "x,y,number\n" + "1,2,3\n" * 4 + "1,2,many\n")
     config = "with_header: true input_fields { input_name: 'number' input_type: INT64 }"
     with pytest.raises(DataError, match=r"a\.csv, line 6: column 'number': 'many' is not of type int64"):
-        list(csv_reader(path, config, columns=["number"]))
+        list(csv_reader(path, config, columns=["number"]).read_rows())
 
 
 def test_a_header_read_as_data_suggests_with_header(tmp_path):
     path = write(tmp_path / "a.csv", "number\n1\n")
     with pytest.raises(DataError, match=r"line 1: column 'number'.*with_header: true"):
-        list(csv_reader(path, "input_fields_str: 'number:INT64'"))
+        list(csv_reader(path, "input_fields_str: 'number:INT64'").read_rows())
 
 
 def test_csv_files_without_rows_are_no_error(tmp_path):
     write(tmp_path / "a.csv", "")
     write(tmp_path / "b.csv", "number,x")
     write(tmp_path / "c.csv", "number,x\n")
-    assert list(csv_reader(f"{tmp_path}/*.csv", columns=["number"])) == []
+    assert list(csv_reader(f"{tmp_path}/*.csv", columns=["number"]).read_rows()) == []
     write(tmp_path / "d.csv", "number,x\n5,6\n")
     assert numbers_of(csv_reader(f"{tmp_path}/*.csv", columns=["number"])) == [5]
-    assert list(csv_reader(f"{tmp_path}/a.csv", "input_fields_str: 'number:INT64'")) == []
+    assert list(csv_reader(f"{tmp_path}/a.csv", "input_fields_str: 'number:INT64'").read_rows()) == []
 
 
 def test_a_csv_header_that_lacks_a_column_is_found_before_reading(tmp_path):
@@ -302,15 +267,24 @@ def test_a_csv_header_that_lacks_a_column_is_found_before_reading(tmp_path):
         csv_reader(f"{tmp_path}/*.csv", columns=["number"])
 
 
-def test_csv_shards_are_files_and_the_reader_travels(tmp_path):
-    for index in range(5):
-        write(tmp_path / f"{index}.csv", f"number\n{2 * index}\n{2 * index + 1}\n")
-    reader = pickle.loads(pickle.dumps(csv_reader(f"{tmp_path}/*.csv")))
-    found = []
-    for worker in range(2):
-        reader.shard(worker, 2)
-        found.append(numbers_of(reader))
-    assert found == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7]]
+def test_csv_rows_are_counted_without_empty_lines_and_with_quoted_line_breaks(tmp_path, monkeypatch):
+    write(tmp_path / "a.csv", 'number,text\n1,"two\nlines"\n\n2,\n\n')
+    write(tmp_path / "b.csv", "")
+    write(tmp_path / "c.csv", "number,text\nnot a number,x\n")
+    reader = csv_reader(
+        f"{tmp_path}/*.csv", "with_header: true input_fields { input_name: 'number' input_type: INT64 }"
+    )
+    assert reader.unit_rows == [2, 0, 1]
+    travelled = pickle.loads(pickle.dumps(reader))
+    monkeypatch.setattr(CsvReader, "_count", None)
+    assert travelled.unit_rows == [2, 0, 1]
+
+
+def test_a_damaged_csv_line_is_found_while_counting(tmp_path):
+    write(tmp_path / "a.csv", "number,x\n0,1\n")
+    write(tmp_path / "b.csv", "number,x\n\n0,1\n0\n")
+    with pytest.raises(DataError, match=r"b\.csv, line 4: 1 fields, but the header line has 2: 0"):
+        csv_reader(f"{tmp_path}/*.csv").num_rows  # noqa: B018
 
 
 def test_compressed_csv_and_line_numbers(tmp_path):
@@ -339,7 +313,9 @@ def test_every_field_type_has_an_arrow_type():
 
 def test_lists_and_maps_in_csv_stay_text(tmp_path):
     path = write(tmp_path / "a.csv", "ids\n1|2\n3\n")
-    (block,) = csv_reader(path, "with_header: true input_fields { input_name: 'ids' input_type: ARRAY_INT64 }")
+    (block,) = csv_reader(
+        path, "with_header: true input_fields { input_name: 'ids' input_type: ARRAY_INT64 }"
+    ).read_rows()
     assert block.table.column("ids").to_pylist() == ["1|2", "3"]
 
 
@@ -365,9 +341,12 @@ def test_tables_in_memory_are_read_like_files() -> None:
     table = pa.table({"a": pa.chunked_array([[1, 2], [3]]), "b": ["x", "y", "z"]})
     for data in (table, table.combine_chunks().to_batches()[0], pl.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})):
         reader = TableReader(data, batch_size=2, columns=["b", "a"])
-        blocks = [block.table.to_pydict() for block in reader]
-        assert blocks == [{"b": ["x", "y"], "a": [1, 2]}, {"b": ["z"], "a": [3]}]
-        assert (reader.num_rows, reader.schema.names) == (3, ["b", "a"])
+        block = RowBlock.concat(list(reader.read_rows()))
+        assert block.table.to_pydict() == {"b": ["x", "y", "z"], "a": [1, 2, 3]}
+        assert [block.locate(row) for row in range(3)] == [("table in memory", row) for row in range(3)]
+        assert (sum(reader.unit_rows), reader.schema.names) == (3, ["b", "a"])
+    assert TableReader(table, batch_size=2).unit_rows == [2, 1]
+    assert TableReader(table.slice(0, 0), batch_size=2).num_rows == 0
 
 
 def test_what_is_no_table_is_refused() -> None:

@@ -1,11 +1,12 @@
 """From files to batches: readers and the parser, run in worker processes."""
 
 import logging
-import math
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tzrec_core.config import range_mistakes, reader_problem, refused_settings
 from tzrec_core.data.batch import Batch
+from tzrec_core.data.batch_plan import BatchPlan, plan_batches
 from tzrec_core.data.parser import DataParser
-from tzrec_core.data.readers import BaseReader, RowBlock, rebatch
+from tzrec_core.data.readers import BaseReader, RowBlock, Shuffle, rebatch
 from tzrec_core.data.readers.columns import MissingColumnError, check_columns
 from tzrec_core.data.readers.table import TableReader
 from tzrec_core.errors import ConfigError, DataError, TzrecError
@@ -45,11 +47,14 @@ def create_dataloader(
     reserved_columns: Sequence[str] = (),
     num_workers: int | None = None,
     seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> "BatchLoader":
     """Batches of a table, parsed in worker processes.
 
     Labels and sample weights are read in "train" and "eval". `shuffle` and `drop_remainder` hold for "train"
-    only, `eval_batch_size` for "eval"; evaluation and prediction see every row once.
+    only, `eval_batch_size` for "eval"; evaluation and prediction see every row once. Each process of a run reads a
+    share of its own, one after the other in the order of the rows, and makes as many batches as the others.
 
     Args:
         data_config: the config's data section.
@@ -59,11 +64,13 @@ def create_dataloader(
         mode: "train", "eval" or "predict".
         reserved_columns: columns to carry along in `Batch.reserves`; `["ALL_COLUMNS"]` = all.
         num_workers: instead of `data_config.num_workers`; 0 = parse in this process.
-        seed: of the shuffling; >= 0.
+        seed: of the shuffling; >= 0, equal in all processes.
+        rank: of this process among those that share the rows, 0 to `world_size` - 1.
+        world_size: number of these processes.
 
     Raises:
         ConfigError: a setting of `data_config` is wrong, or not supported.
-        DataError: files or columns are missing, or a file is damaged.
+        DataError: files or columns are missing, a file is damaged, or there are fewer rows than processes.
     """
     if mode not in _MODES:
         raise ConfigError(f"mode = {mode!r} is not one of {', '.join(_MODES)}")
@@ -93,8 +100,10 @@ def create_dataloader(
     return BatchLoader(
         reader,
         parser,
+        rank=rank,
+        world_size=world_size,
         reserved_columns=reserved_columns,
-        num_workers=_num_workers(data_config, num_workers, reader),
+        num_workers=_num_workers(data_config, num_workers),
         num_threads=data_config.fg_threads,
         in_order=data_config.in_order,
         drop_remainder=mode == "train" and data_config.drop_remainder,
@@ -126,19 +135,20 @@ def reader_class(data_config: DataConfig) -> type[BaseReader]:
 
 
 class BatchLoader:
-    """The batches of a table, once per iteration; made by `create_dataloader`.
+    """The batches of one process's share of a table; made by `create_dataloader`.
 
-    All batches but the last are full, however many workers there are: what is left over in each worker is
-    joined here. With one worker or none, rows come in the order of the files; with more, workers read row
-    groups (or files) side by side and the order is fixed by their number, or left open when `in_order` is
-    false.
+    Which rows a batch holds depends only on what `order_key` lists, the epoch and the number of the batch. All
+    batches but the last are full; the last one has fewer rows, or one more where the rows do not divide evenly
+    among the processes. With one worker or none, rows come in the order of the table, or of its shuffle; with more,
+    each worker reads a range of rows of its own, side by side, and they take turns in giving a batch, or, when
+    `in_order` is false, whoever has one gives it.
 
     Attributes:
         name: the path as the user wrote it, or what stands for a table in memory.
         batch_size: rows per batch.
         num_workers: worker processes in use; 0 = none.
-        num_rows: rows of the table, None when the reader cannot tell.
-        num_batches: batches per iteration, None when the reader cannot tell.
+        num_rows: rows of the table, those of all processes together.
+        num_batches: batches of an epoch; the same in all processes.
     """
 
     def __init__(
@@ -146,6 +156,8 @@ class BatchLoader:
         reader: BaseReader,
         parser: DataParser,
         *,
+        rank: int = 0,
+        world_size: int = 1,
         reserved_columns: Sequence[str] = (),
         num_workers: int = 0,
         num_threads: int = 1,
@@ -157,23 +169,73 @@ class BatchLoader:
     ) -> None:
         self.name = reader.name
         self.batch_size = reader.batch_size
-        self.num_workers = num_workers
-        self.num_rows = reader.num_rows
-        self.num_batches = None
-        if self.num_rows is not None:
-            self.num_batches = (math.floor if drop_remainder else math.ceil)(self.num_rows / self.batch_size)
-        self._rows = _ParsedRows(reader, parser, list(reserved_columns))
+        self.num_rows = sum(reader.unit_rows)
+        if 0 < self.num_rows < world_size:
+            raise DataError(
+                f"{self.name} has too few rows to share: {self.num_rows} for {world_size} processes, of which each "
+                f"needs one at least. Start {self.num_rows} processes or fewer (--nproc)"
+            )
+        if reader.in_memory:
+            num_workers = 0
+        self._plan = plan_batches(
+            self.num_rows,
+            self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            num_workers=num_workers,
+            drop_remainder=drop_remainder,
+        )
+        self.num_batches = self._plan.num_batches
+        self.num_workers = min(num_workers, self.num_batches)
+        self._rows = _RowParser(reader, parser, list(reserved_columns))
+        self._world_size = world_size
         self._num_threads = num_threads
         self._in_order = in_order
         self._drop_remainder = drop_remainder
         self._shuffle_rows = shuffle_rows
         self._seed = seed
         self._epoch = 0
+        self._first_batch = 0
         self._pin_memory = pin_memory
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration of a shuffled loader; equal epochs give equal orders."""
-        self._epoch = epoch
+    def start(self, epoch: int = 0, batch: int = 0) -> None:
+        """Choose where iterations begin from now on.
+
+        They give what is left of the epoch from that batch on, the very batches that a whole iteration would give;
+        nothing when `batch` is `num_batches` or more. When several workers do not keep their order (`in_order` is
+        false), which batches came first is not known: some rows are then seen twice, others not at all.
+
+        Args:
+            epoch: of a shuffled loader, each with an order of its own; >= 0.
+            batch: its number, from 0; the same in all processes.
+        """
+        assert epoch >= 0 and batch >= 0
+        if batch and self.num_workers > 1 and not self._in_order:
+            _say_once(
+                "data_config.in_order is false, so which batches of this epoch came first is not known: some of its "
+                "rows will be seen twice, others not at all"
+            )
+        self._epoch, self._first_batch = epoch, batch
+
+    def order_key(self) -> dict[str, Any]:  # Any: JSON values
+        """All that decides, with the epoch, which rows a batch number stands for; JSON values.
+
+        Another run may go on at a batch number of this one when the keys are equal. What does not matter is None:
+        `seed`, `window_rows` and `num_units` without shuffling.
+        """
+        shuffled = bool(self._shuffle_rows)
+        return {
+            "input_path": self.name,
+            "num_rows": self.num_rows,
+            "batch_size": self.batch_size,
+            "world_size": self._world_size,
+            "num_workers": self._plan.num_workers,
+            "in_order": self._in_order or self._plan.num_workers == 1,
+            "drop_remainder": self._drop_remainder,
+            "seed": self._seed if shuffled else None,
+            "window_rows": self._shuffle_rows if shuffled else None,
+            "num_units": self._rows.reader.num_units if shuffled else None,
+        }
 
     def missing_row(self) -> Batch:
         """A batch of one row in which every column is null: what a model puts out tells the columns of its output.
@@ -186,27 +248,25 @@ class BatchLoader:
         return self._rows.parse(RowBlock.of(self.name, 0, pa.RecordBatch.from_arrays(nulls, names=schema.names)))
 
     def __iter__(self) -> Iterator[Batch]:
+        shuffle = None
         if self._shuffle_rows:
-            self._rows.reader.shuffle(seed=self._seed, epoch=self._epoch, window_rows=self._shuffle_rows)
-        rest: list[RowBlock] = []
-        for item in self._from_workers() if self.num_workers else self._rows:
-            if isinstance(item, TzrecError):
-                raise item
-            if isinstance(item, RowBlock):
-                rest.append(item)
-            else:
-                yield item.pin_memory() if self._pin_memory and not self.num_workers else item
-        for block in rebatch(rest, self.batch_size):
-            if block.num_rows == self.batch_size or not self._drop_remainder:
-                batch = self._rows.parse(block)
-                yield batch.pin_memory() if self._pin_memory else batch
+            shuffle = Shuffle(self._seed, self._epoch, self._shuffle_rows)
+        part = _ParsedPart(self._rows, self._plan, shuffle, self._first_batch)
+        return self._in_this_process(part) if self.num_workers == 0 else self._from_workers(part)
 
-    def _from_workers(self) -> Iterator["Batch | RowBlock | TzrecError"]:
+    def _in_this_process(self, part: "_ParsedPart") -> Iterator[Batch]:
+        for batch in part.batches(0):
+            yield batch.pin_memory() if self._pin_memory else batch
+
+    def _from_workers(self, part: "_ParsedPart") -> Iterator[Batch]:
+        num_left = self.num_batches - part.first_batch
+        if num_left <= 0:
+            return
         batches = iter(
             DataLoader(
-                self._rows,
+                part,
                 batch_size=None,
-                num_workers=self.num_workers,
+                num_workers=min(self.num_workers, num_left),
                 collate_fn=_as_is,
                 prefetch_factor=_BATCHES_AHEAD,
                 multiprocessing_context=_workers_context(),
@@ -229,28 +289,18 @@ class BatchLoader:
                     "process and shows where it fails. If your own script dies so at its start, put its code "
                     'under `if __name__ == "__main__":`'
                 ) from error
+            if isinstance(item, TzrecError):
+                raise item
             yield item
 
 
-class _ParsedRows(IterableDataset["Batch | RowBlock | TzrecError"]):
-    """Batches, then the rows that do not fill one; in a worker also, as a value, the error that ended it."""
+class _RowParser:
+    """What makes a batch of rows of a reader."""
 
     def __init__(self, reader: BaseReader, parser: DataParser, reserved_columns: list[str]) -> None:
         self.reader = reader
         self.parser = parser
         self.reserved_columns = reserved_columns
-
-    def __iter__(self) -> Iterator[Batch | RowBlock | TzrecError]:
-        worker = get_worker_info()
-        self.reader.shard(*((worker.id, worker.num_workers) if worker else (0, 1)))
-        try:
-            for block in self.reader:
-                yield self.parse(block) if block.num_rows == self.reader.batch_size else block.compact()
-        except TzrecError as error:
-            if worker is None:
-                raise
-            # As an exception it would arrive wrapped in the text of the worker's traceback.
-            yield error
 
     def parse(self, block: RowBlock) -> Batch:
         columns = dict(zip(block.table.schema.names, block.table.columns))
@@ -273,14 +323,45 @@ class _ParsedRows(IterableDataset["Batch | RowBlock | TzrecError"]):
         return f"{first}, rows {first_row} to {last_row}"
 
 
+class _ParsedPart(IterableDataset["Batch | TzrecError"]):
+    """The batches of this worker process; the last value may be the error that ended them."""
+
+    def __init__(self, rows: _RowParser, plan: BatchPlan, shuffle: Shuffle | None, first_batch: int) -> None:
+        self.rows = rows
+        self.plan = plan
+        self.shuffle = shuffle
+        self.first_batch = first_batch
+
+    def batches(self, index: int) -> Iterator[Batch]:
+        """The batches of worker process `index`."""
+        part, sizes = self.plan.part(index, self.first_batch)
+        blocks = self.rows.reader.read_rows(part.start, part.stop, shuffle=self.shuffle)
+        return map(self.rows.parse, rebatch(blocks, sizes))
+
+    def __iter__(self) -> Iterator[Batch | TzrecError]:
+        worker = get_worker_info()
+        assert worker is not None
+        try:
+            yield from self.batches(worker.id)
+        except TzrecError as error:
+            # As an exception it would arrive wrapped in the text of the worker's traceback.
+            yield error
+
+
 class _WorkerStart:
-    """What each worker does first: limit the threads of its libraries, and arrange to die with the run."""
+    """What each worker does first: limit the threads of its libraries, leave Ctrl-C to the run and die with it."""
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
 
     def __call__(self, worker_index: int) -> None:
         del worker_index
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Out of the process group, and only then open to SIGTERM; one that came meanwhile was for the run.
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         torch.set_num_threads(self.num_threads)
         pa.set_cpu_count(self.num_threads)
         # Read when polars starts its pool, at its first use.
@@ -297,7 +378,7 @@ def _exit_with(run: Any) -> None:  # Any: multiprocessing.process._ParentProcess
     os._exit(1)
 
 
-def _as_is(item: Batch | RowBlock | TzrecError) -> Batch | RowBlock | TzrecError:
+def _as_is(item: Batch | TzrecError) -> Batch | TzrecError:
     return item
 
 
@@ -306,17 +387,26 @@ def _workers_context() -> BaseContext:
     # after their first use hangs. The fork server imports torch once (2 s); each worker then starts in 0.3 s.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchrec", "pyarrow.parquet", "pyarrow.csv"])
+    # A terminal sends Ctrl-C, and a launcher SIGTERM, to the whole process group; the run saves then, and needs its
+    # workers until it has. What is blocked here stays so in the fork server and in its children, also before they
+    # reach _WorkerStart. A signal for this process waits until the mask is back.
+    resource_tracker.ensure_running()  # when the fork server starts it, it unblocks SIGINT again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
-def _num_workers(data_config: DataConfig, asked: int | None, reader: BaseReader) -> int:
+def _num_workers(data_config: DataConfig, asked: int | None) -> int:
     wanted = data_config.num_workers if asked is None else asked
     num_cores = os.cpu_count() or 1
     if wanted > num_cores:
         text = f"num_workers = {wanted} is more than this machine's {num_cores} cores: using {num_cores}"
         is_default = asked is None and not data_config.HasField("num_workers")
         _say_once(text, logging.INFO if is_default else logging.WARNING)
-    return 0 if reader.in_memory else min(wanted, num_cores, reader.num_units)
+    return min(wanted, num_cores)
 
 
 def _say_once(text: str, level: int = logging.WARNING) -> None:

@@ -4,6 +4,8 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -83,10 +85,15 @@ class CsvReader(BaseReader):
         """Names and types of the columns that are read."""
         return self._schema
 
-    @property
-    def num_rows(self) -> None:
-        """Unknown: a CSV file does not say how many rows it has."""
-        return None
+    @cached_property
+    def unit_rows(self) -> list[int]:
+        """Rows of each file, counted in one pass over all of them.
+
+        Raises:
+            DataError: a line has a wrong number of fields; names file and line.
+        """
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._count, self._files))
 
     @property
     def num_units(self) -> int:
@@ -112,6 +119,15 @@ class CsvReader(BaseReader):
     def line_of(self, source: str, row: int) -> int | None:
         """The line, counted from 1, of a row; reads the file up to it."""
         return self._line(source, row + 1 + self._has_header)
+
+    def _count(self, path: str) -> int:
+        names = self._schema.names[:1]
+        try:
+            # one column, as bytes: no value has to be converted
+            reader = self._start(path, dict.fromkeys(names, pa.binary()), names)
+            return sum(table.num_rows for table in reader or ())
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(self._explain(path, str(error))) from error
 
     def _names(self, path: str) -> list[str]:
         try:

@@ -1,6 +1,7 @@
 """Rows of Parquet files."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -75,10 +76,10 @@ class ParquetReader(BaseReader):
         """Names and types of the columns that are read."""
         return self._schema
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of all files together, from their footers."""
-        return sum(group.num_rows for group in self._row_groups)
+    @cached_property
+    def unit_rows(self) -> list[int]:
+        """Rows of each row group, from the files' footers."""
+        return [group.num_rows for group in self._row_groups]
 
     @property
     def num_units(self) -> int:

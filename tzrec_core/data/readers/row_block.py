@@ -84,24 +84,25 @@ class RowBlock:
         order = rows if self.order is None else self.order[rows]
         return RowBlock(self.table.take(pa.array(rows)), self.origins, order)
 
-    def compact(self) -> "RowBlock":
-        """The same rows in memory of their own: a pickled slice drags its whole table along."""
-        return RowBlock(pa.concat_batches([self.table]), self.origins, self.order)
 
+def rebatch(blocks: Iterable[RowBlock], sizes: Iterable[int]) -> Iterator[RowBlock]:
+    """Cut and join blocks into blocks of the given sizes.
 
-def rebatch(blocks: Iterable[RowBlock], num_rows: int) -> Iterator[RowBlock]:
-    """Cut and join blocks so that each, but perhaps the last, has exactly `num_rows` rows; none is empty."""
-    pending: list[RowBlock] = []
-    num_pending = 0
-    for block in blocks:
-        start = 0
-        while num_pending + block.num_rows - start >= num_rows:
-            taken = num_rows - num_pending
-            pending.append(block.slice(start, taken))
-            yield RowBlock.concat(pending)
-            pending, num_pending, start = [], 0, start + taken
-        if start < block.num_rows:
-            pending.append(block.slice(start, block.num_rows - start))
-            num_pending += block.num_rows - start
-    if pending:
-        yield RowBlock.concat(pending)
+    Args:
+        blocks: with at least as many rows as `sizes` add up to; what is beyond that is not read.
+        sizes: rows of each block to make; > 0.
+    """
+    given = iter(blocks)
+    block, start = next(given, None), 0
+    for size in sizes:
+        parts, missing = [], size
+        while True:
+            assert block is not None, f"{missing} rows are missing"
+            taken = min(missing, block.num_rows - start)
+            if taken:
+                parts.append(block.slice(start, taken))
+            missing, start = missing - taken, start + taken
+            if not missing:
+                break
+            block, start = next(given, None), 0
+        yield RowBlock.concat(parts)

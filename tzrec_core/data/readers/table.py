@@ -1,6 +1,8 @@
 """Rows of an Arrow table or a data frame that is already in memory."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +17,9 @@ _NAME = "table in memory"
 
 
 class TableReader(BaseReader):
-    """A pyarrow Table, RecordBatch, or a pandas or polars DataFrame; one unit, read in this process.
+    """A pyarrow Table, RecordBatch, or a pandas or polars DataFrame, read in this process.
+
+    A unit is a chunk, as the table holds it.
 
     Args:
         data: the rows.
@@ -38,36 +42,35 @@ class TableReader(BaseReader):
         data_config: DataConfig | None = None,
     ) -> None:
         super().__init__(_NAME, batch_size=batch_size, columns=columns, data_config=data_config)
-        self._table = as_arrow(data).combine_chunks()
+        table = as_arrow(data)
         declared = declared_types(self.data_config)
-        names = self._table.schema.names if self.columns is None else self.columns
-        check_columns(_NAME, self._table.schema.names, [*names, *declared])
+        names = table.schema.names if self.columns is None else self.columns
+        check_columns(_NAME, table.schema.names, [*names, *declared])
         self._schema = pa.schema(
-            [(name, declared.get(name) or plain_type(self._table.schema.field(name).type)) for name in names]
+            [(name, declared.get(name) or plain_type(table.schema.field(name).type)) for name in names]
         )
+        self._chunks = table.select(names).to_batches()
+        self._first_rows = list(accumulate((chunk.num_rows for chunk in self._chunks), initial=0))
 
     @property
     def schema(self) -> pa.Schema:
         """Names and types of the columns that are read."""
         return self._schema
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of the table."""
-        return self._table.num_rows
+    @cached_property
+    def unit_rows(self) -> list[int]:
+        """Rows of each chunk."""
+        return [chunk.num_rows for chunk in self._chunks]
 
     @property
     def num_units(self) -> int:
-        """One, or none for an empty table."""
-        return min(self._table.num_rows, 1)
+        """Chunks that the rows are stored in."""
+        return len(self._chunks)
 
     def read(self, unit: int) -> Iterator[RowBlock]:
-        """All rows, in the chunks that they are stored in."""
-        del unit
-        first_row = 0
-        for block in self._table.select(self._schema.names).to_batches():
-            yield RowBlock.of(_NAME, first_row, conform(block, self._schema, _NAME, first_row))
-            first_row += block.num_rows
+        """The rows of one chunk, in one block."""
+        first_row = self._first_rows[unit]
+        yield RowBlock.of(_NAME, first_row, conform(self._chunks[unit], self._schema, _NAME, first_row))
 
 
 def as_arrow(data: Any) -> pa.Table:
