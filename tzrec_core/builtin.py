@@ -1,7 +1,17 @@
 """The core's own manifest: what it has built in, offered through the same hook as any plugin's."""
 
 from tzrec_core.plugins.hooks import hookimpl
-from tzrec_core.plugins.spec import FeatureSpec, LossSpec, MetricSpec, Output, ReaderSpec, SeqEncoderSpec, Spec, Task
+from tzrec_core.plugins.spec import (
+    CallbackSpec,
+    FeatureSpec,
+    LossSpec,
+    MetricSpec,
+    Output,
+    ReaderSpec,
+    SeqEncoderSpec,
+    Spec,
+    Task,
+)
 
 _RANKING = frozenset({Task.RANK, Task.MULTITASK, Task.TREE})
 _MATCHING = frozenset({Task.MATCH})
@@ -111,7 +121,23 @@ def _readers() -> list[Spec]:
     ]  # fmt: skip
 
 
+def _callbacks() -> list[Spec]:
+    def callback(name: str, cls: str, summary: str, config: str = "") -> CallbackSpec:
+        target = f"tzrec_core.engine.callbacks.{name}:{cls}"
+        return CallbackSpec(name=name, target=target, config=config, summary=summary)
+
+    return [
+        callback("progress", "Progress", "A live bar in a terminal, lines elsewhere."),
+        callback("metrics_log", "MetricsLog", "All numbers of a run in metrics.jsonl."),
+        callback("tensorboard", "TensorBoard", "TensorBoard events; train_config.use_tensorboard."),
+        callback("health", "Health", "Warnings about a run that does not learn, with likely causes."),
+        callback("profiler", "Profiler", "A trace of a few steps; train_config.is_profiling."),
+        callback("early_stopping", "EarlyStopping", "Stops when a metric no longer improves.",
+                 "tzrec_core.protos.train_pb2:EarlyStopping"),
+    ]  # fmt: skip
+
+
 @hookimpl
 def tzrec_specs() -> list[Spec]:
     """Everything the core offers."""
-    return [*_losses(), *_metrics(), *_seq_encoders(), *_features(), *_readers()]
+    return [*_losses(), *_metrics(), *_seq_encoders(), *_features(), *_readers(), *_callbacks()]

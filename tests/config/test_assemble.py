@@ -212,7 +212,7 @@ def test_settings_of_another_kind_in_a_slot_are_refused_with_what_would_fit():
 
 
 def test_an_empty_slot_is_refused():
-    with pytest.raises(ConfigError, match="the slot is empty; write plugin"):
+    with pytest.raises(ConfigError, match=r"the slot is empty; write \[tzrec\.dev/pkg\.Message\]"):
         spec_of(LossSpec, "plugin", loss_config("plugin {}").plugin)
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from tzrec_core import builtin
 from tzrec_core.plugins import (
+    CallbackSpec,
     FeatureSpec,
     Group,
     LossSpec,
@@ -86,14 +87,15 @@ def test_all_that_is_wrong_is_said_at_once():
         (SeqEncoderSpec, {"config": ""}, "config '' is not of the form"),
         (FeatureSpec, {"summary": ""}, "summary is empty"),
         (ReaderSpec, {"target": "x"}, "target 'x'"),
+        (CallbackSpec, {"summary": ""}, "summary is empty"),
     ],
 )
 def test_a_wrong_spec_of_another_kind_says_what_is_wrong(cls, changes, words):
     assert words in "; ".join(cls(**{**GOOD, **changes}).problems())
 
 
-@pytest.mark.parametrize("cls", [FeatureSpec, ReaderSpec])
-def test_features_and_readers_need_no_config_message(cls):
+@pytest.mark.parametrize("cls", [FeatureSpec, ReaderSpec, CallbackSpec])
+def test_features_readers_and_callbacks_need_no_config_message(cls):
     assert cls(name="x", target="a:B", summary="s").problems() == []
 
 

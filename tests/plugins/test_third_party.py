@@ -6,9 +6,11 @@ import pytest
 import torch
 from sklearn.metrics import brier_score_loss
 
-from tzrec_core.config import parse_config
+from tzrec_core.config import find_mistakes, parse_config, used_plugins
 from tzrec_core.data import DataParser
 from tzrec_core.data.loader import reader_class
+from tzrec_core.engine.callbacks.callbacks import Callbacks
+from tzrec_core.errors import ConfigError, PluginError
 from tzrec_core.features import create_features
 from tzrec_core.models import create_model
 from tzrec_core.models.objectives import build_loss, build_metric
@@ -105,7 +107,7 @@ def test_a_reader_in_a_slot_takes_the_place_of_the_dataset_type():
     config = parsed('data_config { reader { [tzrec.dev/acme_ranking.Counting] { rows: 5 columns: "n" } } }')
     reader = reader_class(config.data_config)("nowhere", batch_size=2, data_config=config.data_config)
     assert reader.num_rows == 5
-    assert [block.table.column("n").to_pylist() for block in reader] == [[0, 1], [2, 3], [4]]
+    assert [block.table.column("n").to_pylist() for block in reader.read_rows(1, 4)] == [[1, 2, 3]]
 
 
 def test_a_model_with_a_dataclass_config_trains():
@@ -121,3 +123,56 @@ def test_a_model_with_a_dataclass_config_trains():
     assert predictions["probs"].shape == (2,)
     sum(model.loss(predictions, batch).values()).backward()
     assert model.linear.weight.grad.abs().sum() > 0
+
+
+CALLBACKS = "train_config { callbacks { %s } }"
+STOP_AFTER_ROWS = "[tzrec.dev/acme_ranking.StopAfterRows] { rows: 7 }"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALLBACKS % STOP_AFTER_ROWS,
+        '{"train_config": {"callbacks": [{"@type": "tzrec.dev/acme_ranking.StopAfterRows", "rows": 7}]}}',
+    ],
+)
+def test_a_callback_in_the_train_config_is_made_with_its_settings(text):
+    config = parse_config(text, partial=True)
+    (callback,) = (m.callback for m in Callbacks.from_config(config)._members if m.plugin)
+    assert (type(callback).__module__, callback._limit) == ("acme_ranking.callback", 7)
+    assert used_plugins(config) == {"acme-ranking": "1.2.0"}
+
+
+def test_a_config_with_a_callback_is_written_as_it_was_read():
+    config = parse_config(CALLBACKS % STOP_AFTER_ROWS, partial=True)
+    assert "[tzrec.dev/acme_ranking.StopAfterRows]" in str(config)
+    assert parse_config(str(config), partial=True) == config
+
+
+def test_a_callback_that_nobody_offers_is_reported_with_line_nearest_name_and_package():
+    with pytest.raises(
+        PluginError, match=r"2:2: no installed plugin offers 'acme_ranking\.StopAfterRow'\. Did you mean"
+    ):
+        parse_config("train_config { callbacks {\n [tzrec.dev/acme_ranking.StopAfterRow] { rows: 1 } } }", partial=True)
+    with pytest.raises(PluginError, match=r"Is its plugin installed \(pip install other-callbacks\)\?"):
+        parse_config(CALLBACKS % "[tzrec.dev/other_callbacks.Watch] { }", partial=True)
+
+
+def test_a_callback_without_its_settings_is_reported_with_their_path():
+    with pytest.raises(ConfigError, match=r"train_config\.callbacks\[0\].*rows"):
+        parse_config(CALLBACKS % "[tzrec.dev/acme_ranking.StopAfterRows] { }")
+
+
+@pytest.mark.parametrize(
+    ("slot", "words"),
+    [
+        (
+            "[tzrec.dev/acme_ranking.Brier] { }",
+            "acme_ranking.Brier is not the settings of a callback. Installed: acme_",
+        ),
+        ("", "the slot is empty; write [tzrec.dev/pkg.Message] { ... } into it. Installed: acme_ranking.StopAfterRows"),
+    ],
+)
+def test_validation_finds_what_cannot_be_a_callback(slot, words):
+    config = parse_config(CALLBACKS % f"{STOP_AFTER_ROWS} }} callbacks {{ {slot}", partial=True)
+    assert any(f"train_config.callbacks[1]: {words}" in mistake for mistake in find_mistakes(config, partial=True))

@@ -243,7 +243,7 @@ def any_offer(kind: type[S], slot: Any) -> Offer[S]:
     known = sorted(name for name, o in messages.items() if isinstance(o.spec, kind))
     listing = f"Installed: {', '.join(known) or 'none'}. See `tzrec list-plugins`."
     if not full_name:
-        raise ConfigError(f"the slot is empty; write plugin {{ [tzrec.dev/pkg.Message] {{ ... }} }}. {listing}")
+        raise ConfigError(f"the slot is empty; write [tzrec.dev/pkg.Message] {{ ... }} into it. {listing}")
     raise PluginError(f"{full_name} is not the settings of a {kind.label()}. {listing}")
 
 

@@ -28,7 +28,7 @@ def config_to_kwargs(message: Message) -> dict[str, Any]:
             kwargs[field.name] = {k: _plain(v, values) for k, v in value.items()}
         elif field.is_repeated:
             kwargs[field.name] = [_plain(v, field) for v in value]
-        elif message.HasField(field.name) or not (field.message_type or field.containing_oneof):
+        elif not (field.message_type or field.containing_oneof) or message.HasField(field.name):
             kwargs[field.name] = _plain(value, field)
     return kwargs
 

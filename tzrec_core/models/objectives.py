@@ -129,7 +129,7 @@ def _constructor_kwargs(settings: Message, grouping_field: str) -> dict[str, Any
     kwargs = config_to_kwargs(settings)
     kwargs.pop(grouping_field, None)
     for field in settings.DESCRIPTOR.fields:
-        unset = not field.is_repeated and not settings.HasField(field.name)
+        unset = field.has_presence and not settings.HasField(field.name)
         if unset and (not field.has_default_value or field.name == "thresholds"):
             # an unset number of thresholds means exact, whatever default the schema states
             kwargs.pop(field.name, None)

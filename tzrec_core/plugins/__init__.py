@@ -12,6 +12,7 @@ from tzrec_core.plugins.registry import (
     use_registry,
 )
 from tzrec_core.plugins.spec import (
+    CallbackSpec,
     FeatureSpec,
     Group,
     LossSpec,
@@ -26,6 +27,7 @@ from tzrec_core.plugins.spec import (
 )
 
 __all__ = [
+    "CallbackSpec",
     "FeatureSpec",
     "Group",
     "LossSpec",

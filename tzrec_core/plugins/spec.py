@@ -321,4 +321,19 @@ class ReaderSpec(Spec):
     needs_config: ClassVar[bool] = False
 
 
-KINDS: tuple[type[Spec], ...] = (ModelSpec, LossSpec, MetricSpec, SeqEncoderSpec, FeatureSpec, ReaderSpec)
+@dataclass(frozen=True)
+class CallbackSpec(Spec):
+    """Something that watches training: `target(**config)` is a `tzrec_core.engine.callbacks.Callback`.
+
+    The core's own are switched by fields of `train_config`; a plugin's stands in `train_config.callbacks`.
+    """
+
+    summary: str = ""
+
+    kind: ClassVar[str] = "callback"
+    needs_config: ClassVar[bool] = False
+
+
+KINDS: tuple[type[Spec], ...] = (
+    ModelSpec, LossSpec, MetricSpec, SeqEncoderSpec, FeatureSpec, ReaderSpec, CallbackSpec,
+)  # fmt: skip

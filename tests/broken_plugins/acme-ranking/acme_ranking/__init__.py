@@ -1,1 +1,1 @@
-"""Healthy: a loss, a metric, a sequence encoder, a feature and a reader of somebody else."""
+"""Healthy: a loss, a metric, a sequence encoder, a feature, a reader and a callback of somebody else."""

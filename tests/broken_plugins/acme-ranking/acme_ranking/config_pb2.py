@@ -26,7 +26,7 @@ from tzrec_core.protos import loss_pb2 as tzrec__core_dot_protos_dot_loss__pb2
 from tzrec_core.protos import module_pb2 as tzrec__core_dot_protos_dot_module__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63me_ranking/config.proto\x12\x0c\x61\x63me_ranking\x1a\x1ctzrec_core/protos/loss.proto\x1a\x1etzrec_core/protos/module.proto\"Y\n\x07Tversky\x12\r\n\x05\x61lpha\x18\x01 \x02(\x02\x12\x10\n\x05gamma\x18\x02 \x01(\x02:\x01\x31\x12-\n\x06\x62\x65side\x18\x03 \x01(\x0b\x32\x1d.tzrec_core.protos.LossConfig\"\x07\n\x05\x42rier\"Q\n\tLastSteps\x12\r\n\x05input\x18\x01 \x02(\t\x12\x10\n\x05steps\x18\x02 \x01(\r:\x01\x31\x12#\n\x03mlp\x18\x03 \x01(\x0b\x32\x16.tzrec_core.protos.MLP\")\n\x08\x43ounting\x12\x0c\n\x04rows\x18\x01 \x02(\x04\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63me_ranking/config.proto\x12\x0c\x61\x63me_ranking\x1a\x1ctzrec_core/protos/loss.proto\x1a\x1etzrec_core/protos/module.proto\"Y\n\x07Tversky\x12\r\n\x05\x61lpha\x18\x01 \x02(\x02\x12\x10\n\x05gamma\x18\x02 \x01(\x02:\x01\x31\x12-\n\x06\x62\x65side\x18\x03 \x01(\x0b\x32\x1d.tzrec_core.protos.LossConfig\"\x07\n\x05\x42rier\"Q\n\tLastSteps\x12\r\n\x05input\x18\x01 \x02(\t\x12\x10\n\x05steps\x18\x02 \x01(\r:\x01\x31\x12#\n\x03mlp\x18\x03 \x01(\x0b\x32\x16.tzrec_core.protos.MLP\")\n\x08\x43ounting\x12\x0c\n\x04rows\x18\x01 \x02(\x04\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\x1d\n\rStopAfterRows\x12\x0c\n\x04rows\x18\x01 \x02(\x04')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,4 +41,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LASTSTEPS']._serialized_end=286
   _globals['_COUNTING']._serialized_start=288
   _globals['_COUNTING']._serialized_end=329
+  _globals['_STOPAFTERROWS']._serialized_start=331
+  _globals['_STOPAFTERROWS']._serialized_end=360
 # @@protoc_insertion_point(module_scope)

@@ -39,3 +39,9 @@ class Counting(_message.Message):
     rows: int
     columns: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, rows: _Optional[int] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StopAfterRows(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    def __init__(self, rows: _Optional[int] = ...) -> None: ...

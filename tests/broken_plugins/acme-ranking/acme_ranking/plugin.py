@@ -1,6 +1,7 @@
 """The manifest."""
 
 from tzrec_core.plugins import (
+    CallbackSpec,
     FeatureSpec,
     LossSpec,
     MetricSpec,
@@ -46,5 +47,11 @@ def tzrec_specs() -> list[Spec]:
             target="acme_ranking.reader:CountingReader",
             config="acme_ranking.config_pb2:Counting",
             summary="Rows made of thin air.",
+        ),
+        CallbackSpec(
+            name="stop_after_rows",
+            target="acme_ranking.callback:StopAfterRows",
+            config="acme_ranking.config_pb2:StopAfterRows",
+            summary="Ends a run after so many rows.",
         ),
     ]
