@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 
+import torch
 from torch import nn
 from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbeddingConfig
 
@@ -90,6 +92,24 @@ class TableSet:
         for name, module in tables.items():
             if not self._owners[name].trainable:
                 module.weight.requires_grad_(False)
+
+
+_on_meta: ContextVar[bool] = ContextVar("_on_meta", default=False)
+
+
+@contextmanager
+def tables_on_meta() -> Iterator[None]:
+    """Make the tables of models that are built in the block without storage, for sharding; nothing else."""
+    token = _on_meta.set(True)
+    try:
+        yield
+    finally:
+        _on_meta.reset(token)
+
+
+def table_device(device: torch.device) -> torch.device:
+    """Where to make the tables of a module that lives on `device`."""
+    return torch.device("meta") if _on_meta.get() else device
 
 
 @contextmanager

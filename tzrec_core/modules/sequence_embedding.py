@@ -15,7 +15,7 @@ from tzrec_core.data.batch import Batch
 from tzrec_core.features import BaseFeature
 from tzrec_core.modules import jagged
 from tzrec_core.modules.base import BaseModule
-from tzrec_core.modules.embedding_tables import TableSet, embedding_names
+from tzrec_core.modules.embedding_tables import TableSet, embedding_names, table_device
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SequenceEmbedding(BaseModule):
         self.ec_dict = nn.ModuleDict()
         self._output_names: dict[tuple[str, str], tuple[str, str]] = {}
         for dim, configs in by_dim.items():
-            collection = EmbeddingCollection(tables=configs, device=device)
+            collection = EmbeddingCollection(tables=configs, device=table_device(device))
             table_set.freeze(collection.embeddings)
             self.ec_dict[str(dim)] = collection
             for key, name in embedding_names(configs).items():
