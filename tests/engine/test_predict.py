@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,13 +8,20 @@ import pytest
 import tiny_data
 import torch
 
+from tzrec_core.config import parse_config
 from tzrec_core.data.loader import create_dataloader
 from tzrec_core.engine.checkpoint import load_model
 from tzrec_core.engine.predict import _table, predict
 from tzrec_core.engine.setup import build
+from tzrec_core.engine.sharders import materialise_tables
 from tzrec_core.engine.train import train
+from tzrec_core.engine.world import join_world
 from tzrec_core.errors import CheckpointError, ConfigError, DataError
 from tzrec_core.models import PredictWrapper
+from tzrec_core.plugins import Registry, Selection, use_registry
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ranks import run_ranks
 
 
 @pytest.fixture
@@ -37,6 +45,7 @@ def rows(tmp_path):
 def expected_probs(config, rows) -> list[float]:
     """The model on each batch in eval mode, without any of `predict`."""
     setup = build(config)
+    materialise_tables(setup.model)
     wrapper = PredictWrapper(setup.model)
     load_model(Path(config.model_dir) / "model.ckpt-3", wrapper)
     wrapper.eval()
@@ -178,3 +187,61 @@ def test_a_failed_run_leaves_no_folder_that_it_made(trained, tmp_path):
             predict(trained, str(tmp_path / "bad.parquet"), str(tmp_path / output))
     assert not (tmp_path / "made").exists()
     assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_failed_run_that_may_overwrite_leaves_the_output_of_the_earlier_one(trained, rows, tmp_path):
+    bad = pq.read_table(rows)
+    bad = bad.set_column(0, "user", [[1] * 40 + [99] * 10])  # the first batches are good
+    pq.write_table(bad, tmp_path / "bad.parquet")
+    for name in ("out", "out.parquet"):
+        predict(trained, rows, str(tmp_path / name))
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        before = [path.read_bytes() for path in files]
+        with pytest.raises(DataError, match="user"):
+            predict(trained, str(tmp_path / "bad.parquet"), str(tmp_path / name), overwrite=True)
+        assert [path.read_bytes() for path in files] == before
+        assert len(files) == len([path for path in tmp_path.rglob("*") if path.is_file()])
+
+
+def sharded_scenario(text, rows, folder):
+    with use_registry(Registry.find(Selection(only=frozenset(), files=(tiny_data.MANIFEST,)))):
+        join_world()
+        config = parse_config(text)
+        counts = []
+        for name in ("out", "out.parquet", "out.csv"):
+            result = predict(config, rows, f"{folder}/{name}", reserved_columns=["row"], batch_size=7)
+            counts.append(result.num_rows)
+        in_memory = pq.read_table(rows).slice(0, 11)
+        counts.append(predict(config, in_memory, f"{folder}/out", overwrite=True, reserved_columns=["row"]).num_rows)
+        empty = in_memory.slice(0, 0)
+        counts.append(predict(config, empty, f"{folder}/empty.parquet").num_rows)
+        errors = []
+        for output, data, overwrite in ((None, rows, False), (f"{folder}/out.csv", rows, False),
+                                        (f"{folder}/new", in_memory.slice(0, 1), False)):  # fmt: skip
+            with pytest.raises((ConfigError, DataError)) as caught:
+                predict(config, data, output, overwrite=overwrite)
+            errors.append(str(caught.value))
+        return [counts, errors]
+
+
+def test_two_processes_write_the_rows_in_order(trained, rows, tmp_path):
+    predict(trained, rows, str(tmp_path / "one.parquet"), reserved_columns=["row"])
+    one = pq.read_table(tmp_path / "one.parquet")
+    outputs = run_ranks(__file__, "sharded_scenario", 2, tiny_data.write_tables(tmp_path), rows, str(tmp_path))
+    assert outputs[0] == outputs[1]
+    counts, errors = outputs[0]
+    assert counts == [50, 50, 50, 11, 0]
+    assert errors[0] == "2 processes cannot return their rows; give an output path"
+    assert "out.csv is there already" in errors[1]
+    assert "has too few rows to share: 1 for 2 processes" in errors[2]
+    joined = pq.read_table(tmp_path / "out.parquet")
+    assert joined["row"].to_pylist() == list(range(50))
+    assert joined["probs"].to_pylist() == pytest.approx(one["probs"].to_pylist(), abs=1e-6)
+    text = pc.read_csv(tmp_path / "out.csv")
+    assert text["row"].to_pylist() == list(range(50))
+    assert text["probs"].to_pylist() == pytest.approx(one["probs"].to_pylist(), abs=1e-6)
+    parts = sorted((tmp_path / "out").iterdir())
+    assert [part.name for part in parts] == ["part-0.parquet", "part-1.parquet"]
+    assert [pq.read_table(part)["row"].to_pylist() for part in parts] == [[*range(6)], [*range(6, 11)]]
+    assert pq.read_table(tmp_path / "empty.parquet").column_names == ["logits", "probs"]
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -3,22 +3,33 @@
 import logging
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tzrec_core.config import used_plugins
 from tzrec_core.data.batch import Batch
+from tzrec_core.engine.checkpoint import load_model
+from tzrec_core.engine.sharding import shard
+from tzrec_core.engine.world import World
 from tzrec_core.errors import ConfigError
 from tzrec_core.features import BaseFeature, create_features
-from tzrec_core.models import BaseModel, create_model
+from tzrec_core.models import BaseModel, PredictWrapper, TrainWrapper, create_model
+from tzrec_core.modules.embedding_tables import tables_on_meta
 
 _log = logging.getLogger(__name__)
 
 PIPELINE_CONFIG = "pipeline.config"
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# Odd, so that every rank has a seed of its own in the 32 bits that torch's CPU generator looks at, and large, so that
+# it is not the seed of another rank some steps later.
+_BETWEEN_RANKS = 0x9E3779B1
 
 
 @dataclass
@@ -27,34 +38,71 @@ class Setup:
 
     Attributes:
         features: all of its features.
-        model: on `device`, initialised, without losses and metrics.
-        device: the first GPU, or the CPU.
+        model: on the CPU, without losses and metrics; all but its tables is initialised.
     """
 
     features: list[BaseFeature]
     model: BaseModel
-    device: torch.device
 
 
 def build(config: Any) -> Setup:
-    """Create the features and the model of a config.
+    """Create the features and the model of a config, for `shard`: its embedding tables have no storage yet.
 
     Raises:
         ConfigError: the config asks for something that does not exist or fit.
         PluginError: a plugin that the config uses does not work.
     """
     features = create_features(config.feature_configs, config.data_config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train_config = config.train_config
-    torch.backends.cuda.matmul.allow_tf32 = train_config.cuda_matmul_allow_tf32
-    torch.backends.cudnn.allow_tf32 = train_config.cudnn_allow_tf32
     labels = list(config.data_config.label_fields)
     if not labels:
         raise ConfigError("data_config.label_fields is empty; name the label column")
-    model = create_model(
-        config.model_config, features, labels, list(config.data_config.sample_weight_fields), device=device
-    )
-    return Setup(features, model, device)
+    with tables_on_meta():
+        model = create_model(config.model_config, features, labels, list(config.data_config.sample_weight_fields))
+    return Setup(features, model)
+
+
+def load_sharded(wrapper: TrainWrapper | PredictWrapper, checkpoint: Path, config: Any, world: World) -> nn.Module:
+    """Shard a model that will not be trained over the ranks, and fill it from a checkpoint.
+
+    One process that has its tables in host memory keeps them whole. Sharded ones have no optimizer states.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or does not fit the config.
+    """
+    is_fused = world.size > 1 or world.device.type != "cpu"
+    model = shard(wrapper, config, world, is_fused=is_fused)
+    load_model(checkpoint, model, world)
+    return model
+
+
+@contextmanager
+def torch_settings(train_config: Any, device: torch.device) -> Iterator[None]:
+    """Within the block torch rounds and chooses algorithms as a config says; after it all is as the caller had it.
+
+    That is: the TF32 settings, `deterministic`, and the random generators of Python, NumPy, torch and `device`, which
+    the block may seed.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before_tf32 = matmul.allow_tf32, cudnn.allow_tf32
+    before_deterministic = torch.are_deterministic_algorithms_enabled()
+    before_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before_workspace = os.environ.get(_CUBLAS_WORKSPACE)
+    before_python, before_numpy = random.getstate(), np.random.get_state()
+    try:
+        matmul.allow_tf32 = train_config.cuda_matmul_allow_tf32
+        cudnn.allow_tf32 = train_config.cudnn_allow_tf32
+        if train_config.deterministic:
+            os.environ.setdefault(_CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS reads it at its first use
+            torch.use_deterministic_algorithms(True)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before_tf32
+        torch.use_deterministic_algorithms(before_deterministic, warn_only=before_warn_only)
+        if before_workspace is None:
+            os.environ.pop(_CUBLAS_WORKSPACE, None)
+        random.setstate(before_python)
+        np.random.set_state(before_numpy)
 
 
 def num_rows(batch: Batch) -> int:
@@ -72,9 +120,16 @@ def seed_everything(seed: int | None) -> int:
     return seed
 
 
-def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Make what a step draws, such as dropout, depend on nothing but seed and step: a continued run draws the same."""
-    mixed = (seed * 1_000_003 + step) % 2**63
+def seed_step(seed: int, step: int, device: torch.device, rank: int) -> None:
+    """Make what a step draws, such as dropout, depend on seed, step and rank alone: a continued run draws the same.
+
+    Args:
+        seed: of the run.
+        step: steps taken before this one.
+        device: where the step runs; its generator and the CPU's are seeded.
+        rank: of this process; each draws its own.
+    """
+    mixed = (seed * 1_000_003 + step + rank * _BETWEEN_RANKS) % 2**63
     torch.default_generator.manual_seed(mixed)
     if device.type == "cuda":
         torch.cuda.manual_seed(mixed)

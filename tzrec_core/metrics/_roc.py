@@ -12,13 +12,41 @@ _LOGIT_RANGE = 16.0
 _CHUNK = 2**20
 
 
-def roc_areas(scores_N: Tensor, positive_N: Tensor, group_N: Tensor | None = None) -> Tensor:
-    """Share of (positive, negative) pairs in the right order, ties counting half, per group.
+def roc_area(scores_N: Tensor, positive_N: Tensor) -> Tensor:
+    """Share of (positive, negative) pairs in the right order, ties counting half.
+
+    Takes about 15 bytes per row besides its arguments.
 
     Args:
         scores_N: float.
         positive_N: bool.
-        group_N: group ids of any integer dtype; None = one group.
+
+    Returns:
+        Scalar float64; NaN when a class is absent or a score is NaN.
+    """
+    # Two short sorts, and no order to keep: half the memory of sorting all rows with their labels.
+    neg_N = scores_N[~positive_N].sort().values
+    pos_N = scores_N[positive_N].sort().values
+    num_pairs = len(pos_N) * len(neg_N)
+    if not num_pairs or neg_N[-1].isnan() or pos_N[-1].isnan():  # NaN sorts last
+        return torch.full((), torch.nan, dtype=torch.float64, device=scores_N.device)
+    # Twice the pairs won, so that a tie's half stays a whole number: int64 holds those of 3e9 rows.
+    twice_won = torch.zeros((), dtype=torch.int64, device=scores_N.device)
+    for chunk in pos_N.split(_CHUNK):
+        for right in (False, True):
+            twice_won += torch.searchsorted(neg_N, chunk, right=right).sum()
+    return twice_won.double() / 2 / num_pairs
+
+
+def roc_areas(scores_N: Tensor, positive_N: Tensor, group_N: Tensor) -> Tensor:
+    """`roc_area` of each group.
+
+    Takes about 100 bytes per row besides its arguments.
+
+    Args:
+        scores_N: float.
+        positive_N: bool.
+        group_N: group ids of any integer dtype.
 
     Returns:
         (G,) float64 in the order of the ids; NaN where a class is absent or a score is NaN.
@@ -26,26 +54,21 @@ def roc_areas(scores_N: Tensor, positive_N: Tensor, group_N: Tensor | None = Non
     device = scores_N.device
     scores_N, order_N = scores_N.sort()
     positive_N = positive_N[order_N]
-    if group_N is not None:
-        group_N, by_group_N = group_N[order_N].sort(stable=True)
-        scores_N, positive_N = scores_N[by_group_N], positive_N[by_group_N]
+    group_N, by_group_N = group_N[order_N].sort(stable=True)
+    scores_N, positive_N = scores_N[by_group_N], positive_N[by_group_N]
     # A block is a run of equal scores within a group: its last row knows all that came before.
-    end_K = _changes(scores_N) if group_N is None else _changes(scores_N) | _changes(group_N)
-    end_K = end_K.nonzero().flatten()
+    end_K = (_changes(scores_N) | _changes(group_N)).nonzero().flatten()
     pos_end_K = positive_N.cumsum(0)[end_K]
     neg_end_K = end_K + 1 - pos_end_K
     pos_K = pos_end_K.diff(prepend=pos_end_K.new_zeros(1))
     neg_K = neg_end_K.diff(prepend=neg_end_K.new_zeros(1))
-    if group_N is None:
-        num_groups, segment_K = 1, torch.zeros_like(end_K)
-    else:
-        group_end_K = _changes(group_N[end_K]).long()
-        num_groups, segment_K = int(group_end_K.sum()), group_end_K.cumsum(0) - group_end_K
+    group_end_K = _changes(group_N[end_K]).long()
+    num_groups, segment_K = int(group_end_K.sum()), group_end_K.cumsum(0) - group_end_K
     zeros_G = torch.zeros(num_groups, dtype=torch.int64, device=device)
     num_pos_G = zeros_G.index_add(0, segment_K, pos_K)
     num_neg_G = zeros_G.index_add(0, segment_K, neg_K)
     neg_before_G = num_neg_G.cumsum(0) - num_neg_G
-    # Twice the pairs won, so that a tie's half stays a whole number: int64 holds those of 3e9 rows.
+    # twice, as above
     twice_below_K = 2 * (neg_end_K - neg_before_G[segment_K]) - neg_K
     twice_won_G = zeros_G.index_add(0, segment_K, pos_K * twice_below_K)
     areas_G = twice_won_G.double() / 2 / (num_pos_G * num_neg_G)

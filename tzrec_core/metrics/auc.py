@@ -13,6 +13,7 @@ from tzrec_core.metrics._roc import (
     NUM_BINS,
     logit_areas,
     logit_counts,
+    roc_area,
     roc_areas,
     threshold_areas,
     threshold_counts,
@@ -21,6 +22,7 @@ from tzrec_core.metrics._rows import RowMetric, checked_classes
 
 _log = logging.getLogger(__name__)
 MAX_ROWS = 20_000_000
+_ROWS_AT_A_TIME = 2**21
 _AVERAGES = ("macro", "weighted", "none")
 
 
@@ -95,8 +97,8 @@ class _OneVersusRest(RowMetric):
             _log.info("%s: bins leave it within %.1e of the exact value", self._name, errors_C.max())
             return areas_C, counts[:, 1].sum(-1)
         scores_NC, positive_NC = self._rows()
-        areas = [roc_areas(scores_N, positive_N) for scores_N, positive_N in zip(scores_NC.T, positive_NC.T)]
-        return torch.cat(areas), positive_NC.sum(0)
+        areas = [roc_area(scores_N, positive_N) for scores_N, positive_N in zip(scores_NC.T, positive_NC.T)]
+        return torch.stack(areas), positive_NC.sum(0)
 
 
 class AUC(_OneVersusRest):
@@ -107,7 +109,8 @@ class AUC(_OneVersusRest):
             counted in 2^16 bins over the logit, which is said in the log. A number = that many bins evenly
             over [0, 1], as TorchEasyRec and torchmetrics do: little memory, but far off where most
             probabilities are small.
-        max_rows: how many rows a rank keeps (5 bytes each).
+        max_rows: how many rows a rank keeps (5 bytes each). For `compute` every rank gets those of all ranks, and
+            takes three times as much again.
 
     Returns of `compute`:
         Scalar float32 in [0, 1]. With one class only: NaN when exact, 0 with `thresholds` (torchmetrics'
@@ -179,7 +182,8 @@ class MulticlassAUC(_OneVersusRest):
 class GroupedAUC(RowMetric):
     """Plain mean of the exact AUC of each group; groups with one class only are skipped.
 
-    Keeps all rows, 13 bytes each.
+    Keeps all rows, as it must: 13 bytes each on the rank that saw them. For `compute` every rank gets those of all
+    ranks, and takes twice as much again, and 200 MiB.
 
     Returns of `compute`:
         Scalar float32, NaN when no group has both classes.
@@ -202,8 +206,14 @@ class GroupedAUC(RowMetric):
 
     def compute(self) -> Tensor:
         """The mean over the groups of all ranks; a group's rows may lie on several."""
-        areas_G = roc_areas(self._column("preds"), self._column("labels") == 1, self._column("group_ids"))
-        return areas_G.nanmean().float()
+        preds_N, positive_N, group_N = self._column("preds"), self._column("labels") == 1, self._column("group_ids")
+        # Some of the groups at a time, for an area takes many times the memory of its rows.
+        num_parts = -(-len(preds_N) // _ROWS_AT_A_TIME)
+        areas = [preds_N.new_empty(0, dtype=torch.float64)]
+        for part in range(num_parts):
+            rows = (group_N % num_parts == part).nonzero().flatten()
+            areas.append(roc_areas(preds_N[rows], positive_N[rows], group_N[rows]))
+        return torch.cat(areas).nanmean().float()
 
 
 class DecayAUC(Metric):
