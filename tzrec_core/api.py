@@ -13,7 +13,9 @@ from tzrec_core.config import find_mistakes, load_config, parse_config
 from tzrec_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tzrec_core.engine.cluster import ClusterPlan
     from tzrec_core.engine.predict import PredictResult
+    from tzrec_core.engine.replay import ReplayResult
     from tzrec_core.engine.train import TrainResult
     from tzrec_core.models import PredictWrapper
 
@@ -126,6 +128,69 @@ def predict(
     )
 
 
+def replay(config: Any, *, overrides: Sequence[str] = (), failure: str | Path | None = None) -> "ReplayResult":
+    """Run a step again at which training stopped because a loss was not finite.
+
+    Args:
+        config: path, text or message.
+        overrides: changes, as `--set` takes them.
+        failure: the folder `failed-<step>`; None = the latest of model_dir.
+
+    Returns:
+        what was found then and now, and the range of each input.
+
+    Raises:
+        ConfigError: all mistakes of the config at once, or there is no failed step.
+        CheckpointError: the kept parameters cannot be read, or do not fit the config.
+        DataError, PluginError: as `train`.
+    """
+    checked = as_config(config, overrides=overrides)
+    from tzrec_core.engine.replay import replay as run
+
+    return run(checked, failure)
+
+
+def plan(
+    config: Any,
+    world_size: int,
+    *,
+    overrides: Sequence[str] = (),
+    local_world_size: int | None = None,
+    device: str = "cuda",
+    hbm: str | int | None = None,
+    ddr: str | int | None = None,
+    batch_size: int | None = None,
+) -> "ClusterPlan":
+    """Plan how processes on machines that need not be here would hold the embedding tables.
+
+    Args:
+        config: path, text or message.
+        world_size: number of processes.
+        overrides: changes, as `--set` takes them.
+        local_world_size: processes per machine; None = 8, or all if there are fewer.
+        device: `cuda` or `cpu`.
+        hbm: memory of a GPU, in bytes or such as "80GB"; `cuda` needs it.
+        ddr: host memory of a machine, likewise; `cpu` needs it, and on `cuda` tables stay in GPU memory without it.
+        batch_size: rows per process and step; None = the config's.
+
+    Raises:
+        ConfigError: all mistakes of the config at once; or the tables do not fit, or cannot be split as it asks.
+        PluginError: a plugin that the model needs does not work.
+    """
+    checked = as_config(config, overrides=overrides)
+    from tzrec_core.engine.cluster import plan_cluster
+
+    return plan_cluster(
+        checked,
+        world_size,
+        local_world_size=local_world_size,
+        device=device,
+        hbm=hbm,
+        ddr=ddr,
+        batch_size=batch_size,
+    )
+
+
 def load_model(model_dir: str | Path, *, checkpoint: str | Path | None = None) -> "PredictWrapper":
     """The trained model of a model_dir, in eval mode on the CPU, ready for `wrapper(batch)`.
 
@@ -184,4 +249,4 @@ def _feature_mistakes(config: Any) -> list[str]:
     return []
 
 
-__all__ = ["EvalResult", "as_config", "evaluate", "load_model", "predict", "train"]
+__all__ = ["EvalResult", "as_config", "evaluate", "load_model", "plan", "predict", "replay", "train"]

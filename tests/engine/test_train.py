@@ -2,6 +2,7 @@ import json
 import logging
 import re
 import warnings
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,34 +12,30 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tzrec_core.config import load_config
 from tzrec_core.data.loader import BatchLoader
+from tzrec_core.engine import pipeline
 from tzrec_core.engine import train as module
-from tzrec_core.engine.checkpoint import checkpoints, load_model, load_optimizers, read_meta
-from tzrec_core.engine.optim import build_optimizers
-from tzrec_core.engine.setup import build
+from tzrec_core.engine.checkpoint import checkpoints
+from tzrec_core.engine.checkpoint_files import Ranks, read_meta, read_metadata, read_tensors, write_meta
 from tzrec_core.engine.train import train
 from tzrec_core.errors import CheckpointError, ConfigError, DataError, TzrecError
-from tzrec_core.models import TrainWrapper
 
 SHUFFLED = ("data_config.shuffle=true", "data_config.shuffle_buffer_size=2")
 DROPOUT = ("model_config.tiny.dropout=0.5",)
 
 
-def tensors(config, checkpoint) -> dict[str, torch.Tensor]:
+def tensors(checkpoint) -> dict[str, torch.Tensor]:
     """Everything a checkpoint holds: parameters, buffers, optimizer states."""
-    setup = build(config)
-    wrapper = TrainWrapper(setup.model)
-    optimizers = build_optimizers(config.train_config, setup.model)
-    load_model(checkpoint, wrapper)
-    load_optimizers(checkpoint, wrapper, optimizers)
-    found = dict(wrapper.state_dict())
-    for part, optimizer in optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
-            found.update({f"{part}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()})
+    found = {}
+    for part in ("model", "optimizer"):
+        known = read_metadata(checkpoint, part, Ranks.of(None)).state_dict_metadata
+        state = {name: torch.empty(it.size, dtype=it.properties.dtype) for name, it in known.items()}
+        read_tensors(checkpoint / part, state)
+        found |= state
     return found
 
 
-def assert_same(config, one, other) -> None:
-    first, second = tensors(config, one), tensors(config, other)
+def assert_same(one, other) -> None:
+    first, second = tensors(one), tensors(other)
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
@@ -92,9 +89,9 @@ def test_equal_seeds_give_equal_bits(config, tmp_path):
     two = config(*SHUFFLED, *DROPOUT, f"model_dir={tmp_path}/two")
     other = config(*SHUFFLED, *DROPOUT, f"model_dir={tmp_path}/other", "train_config.seed=8")
     first, second, third = train(one), train(two), train(other)
-    assert_same(one, first.checkpoint, second.checkpoint)
+    assert_same(first.checkpoint, second.checkpoint)
     with pytest.raises(AssertionError):
-        assert_same(one, first.checkpoint, third.checkpoint)
+        assert_same(first.checkpoint, third.checkpoint)
 
 
 def test_an_unset_seed_is_drawn_and_logged_and_repeats_the_run(config, tmp_path, caplog):
@@ -109,7 +106,7 @@ def test_an_unset_seed_is_drawn_and_logged_and_repeats_the_run(config, tmp_path,
     (seed,) = re.findall(r"^seed (\d+)$", "\n".join(caplog.messages), re.MULTILINE)
     other = train(make("other"))
     again = train(make("again", f"train_config.seed={seed}"))
-    assert_same(config(*DROPOUT), first.checkpoint, again.checkpoint)
+    assert_same(first.checkpoint, again.checkpoint)
     assert read_meta(first.checkpoint)["seed"] == int(seed) != read_meta(other.checkpoint)["seed"]
 
 
@@ -122,13 +119,13 @@ def test_a_run_in_parts_equals_one_without_a_stop_bit_for_bit(config, tmp_path, 
         train(config(*parts, f"train_config.{stop}"))
     last = train(config(*parts))
     assert last.step == straight.step == 10
-    assert_same(config(*changes), straight.checkpoint, last.checkpoint)
+    assert_same(straight.checkpoint, last.checkpoint)
 
 
 def test_evaluating_on_the_way_does_not_change_what_is_learnt(config, tmp_path):
     quiet = train(config(*DROPOUT, f"model_dir={tmp_path}/quiet", 'eval_input_path=""'))
     busy = train(config(*DROPOUT, f"model_dir={tmp_path}/busy", "train_config.save_checkpoints_steps=2"))
-    assert_same(config(*DROPOUT), quiet.checkpoint, busy.checkpoint)
+    assert_same(quiet.checkpoint, busy.checkpoint)
 
 
 def test_a_finished_run_has_nothing_left_to_do(config, run_dir):
@@ -161,9 +158,9 @@ def test_other_rows_inside_an_epoch_are_said(config, tmp_path, caplog):
 
 def test_another_version_of_a_plugin_is_said(config, caplog, run_dir):
     train(config("train_config.num_steps=3"))
-    meta = json.loads((run_dir / "model.ckpt-3/meta.json").read_text())
+    meta = read_meta(run_dir / "model.ckpt-3")
     assert meta["plugins"] == {tiny_data.MANIFEST: ""}
-    (run_dir / "model.ckpt-3/meta.json").write_text(json.dumps({**meta, "plugins": {tiny_data.MANIFEST: "0.9"}}))
+    write_meta(run_dir / "model.ckpt-3", {**meta, "plugins": {tiny_data.MANIFEST: "0.9"}})
     with caplog.at_level(logging.WARNING):
         train(config("train_config.num_steps=4"))
     assert f"the checkpoint was written with {tiny_data.MANIFEST} 0.9" in caplog.text
@@ -190,9 +187,9 @@ def test_checkpoints_are_saved_by_steps_and_by_epochs_and_at_the_end(config, run
 def test_checkpoints_by_epochs_alone_switch_off_the_default_by_steps(config, run_dir):
     settings = config("train_config.save_checkpoints_epochs=2").train_config
     assert not settings.HasField("save_checkpoints_steps")
-    run = object.__new__(module._Run)
-    run.settings, run.at = settings, module._Position(step=1000)
-    assert not run._is_save_step()
+    training = object.__new__(module._Training)
+    training.settings, training.run = settings, SimpleNamespace(step=1000)
+    assert not training._is_save_step()
 
 
 def test_what_the_model_does_at_the_end_of_training_is_in_the_last_checkpoint_and_done_once(
@@ -209,7 +206,7 @@ def test_what_the_model_does_at_the_end_of_training_is_in_the_last_checkpoint_an
 
     monkeypatch.setattr(Tiny, "on_train_end", on_train_end, raising=False)
     result = train(config("train_config.save_checkpoints_steps=5"))
-    assert tensors(config(), result.checkpoint)["model.output.bias"].tolist() == [1000.0]
+    assert tensors(result.checkpoint)["model.output.bias"].tolist() == [1000.0]
     assert (len(calls), steps_of(run_dir)) == (1, [5])
     train(config("train_config.save_checkpoints_steps=5"))
     assert len(calls) == 1
@@ -240,7 +237,10 @@ def test_train_lines_come_every_log_step_count_steps(config, run_dir):
     train(config("train_config.log_step_count_steps=2", "train_config.num_epochs=2", metrics))
     lines = [line for line in lines_of(run_dir / "metrics.jsonl") if line["split"] == "train"]
     assert [(line["step"], line["epoch"]) for line in lines] == [(2, 0), (4, 0), (6, 1), (8, 1), (10, 1)]
-    assert set(lines[0]) == {"split", "step", "epoch", "loss", "auc", "samples_per_second"}
+    assert set(lines[0]) == {
+        "split", "step", "epoch", "loss", "auc", "samples_per_second", "data_wait", "device_wait", "memory_mib",
+        "learning_rate_dense", "learning_rate_sparse",
+    }  # fmt: skip
     assert all(line["samples_per_second"] > 0 for line in lines)
 
 
@@ -262,7 +262,11 @@ def test_tensorboard_can_be_left_out(config, run_dir):
 def test_without_a_terminal_plain_lines_tell_how_it_goes(config, capfd):
     train(config("train_config.log_step_count_steps=2"))
     said = capfd.readouterr().err
-    assert re.search(r"^train step 4/5  [\d,]+ samples/s  loss 0\.\d+  \d+:\d\d left$", said, re.MULTILINE)
+    assert re.search(
+        r"^train step 4/5  [\d,]+ samples/s  loss 0\.\d+  lr 0\.02  data wait \d+%  [\d,]+ MiB  \d+:\d\d left$",
+        said,
+        re.MULTILINE,
+    )
     assert re.search(r"^eval step 5  auc 0\.\d{6}  binary_cross_entropy 0\.\d{6}$", said, re.MULTILINE)
 
 
@@ -293,13 +297,13 @@ def test_rows_of_weight_zero_teach_nothing(config, tmp_path):
         pq.write_table(weighted.set_column(table.schema.get_field_index("click"), "click", [clicks]), path)
         made = config('data_config.sample_weight_fields=["weight"]', f"model_dir={tmp_path}/{len(results)}")
         results.append(train(made).checkpoint)
-    assert_same(config('data_config.sample_weight_fields=["weight"]'), *results)
+    assert_same(*results)
 
 
 def test_frozen_tables_keep_their_first_values(config):
     frozen = ("feature_configs[0].id_feature.trainable=false",)
-    one = tensors(config(*frozen), train(config(*frozen, "train_config.num_steps=1")).checkpoint)
-    five = tensors(config(*frozen), train(config(*frozen)).checkpoint)
+    one = tensors(train(config(*frozen, "train_config.num_steps=1")).checkpoint)
+    five = tensors(train(config(*frozen)).checkpoint)
     name = "model.embedding_group.emb_impls.__BASE__.ebc.embedding_bags.{}_emb.weight"
     assert torch.equal(one[name.format("user")], five[name.format("user")])
     assert not torch.equal(one[name.format("item")], five[name.format("item")])
@@ -314,15 +318,15 @@ def test_data_without_rows_is_an_error_and_leaves_no_checkpoint(config, tmp_path
         train(config())
     assert checkpoints(run_dir) == []
     tiny_data.write_tables(tmp_path, num_train=9)
-    with pytest.raises(DataError, match=r"or fewer than batch_size = 16 and drop_remainder is true"):
+    with pytest.raises(DataError, match=r"or fewer than batch_size = 16 for each process and drop_remainder is true"):
         train(config("data_config.drop_remainder=true"))
 
 
-def test_missing_data_is_an_error_before_model_dir_is_made(config, tmp_path, run_dir):
+def test_missing_data_is_an_error_and_leaves_no_checkpoint(config, tmp_path, run_dir):
     for field in ("train_input_path", "eval_input_path"):
         with pytest.raises(DataError, match="nowhere"):
             train(config(f'{field}="{tmp_path}/nowhere.parquet"'))
-    assert not run_dir.exists()
+    assert checkpoints(run_dir) == []
 
 
 def test_a_model_dir_that_cannot_be_written_to_is_said(config, tmp_path):
@@ -337,21 +341,10 @@ def test_a_damaged_latest_checkpoint_stops_the_run_and_says_how_to_go_on(config,
         train(config())
 
 
-def test_tf32_settings_reach_torch(config, monkeypatch):
-    for value in (True, False):
-        made = config(
-            f"train_config.cuda_matmul_allow_tf32={str(value).lower()}",
-            f"train_config.cudnn_allow_tf32={str(value).lower()}",
-        )
-        build(made)
-        assert torch.backends.cuda.matmul.allow_tf32 is value
-        assert torch.backends.cudnn.allow_tf32 is value
-
-
 def test_an_epoch_reads_the_rows_in_an_order_of_its_own(config, monkeypatch):
     epochs = []
-    set_epoch = BatchLoader.set_epoch
-    monkeypatch.setattr(BatchLoader, "set_epoch", lambda self, e: epochs.append(e) or set_epoch(self, e))
+    start = BatchLoader.start
+    monkeypatch.setattr(BatchLoader, "start", lambda self, e, b: epochs.append(e) or start(self, e, b))
     train(config(*SHUFFLED, "train_config.num_epochs=3"))
     assert epochs == [0, 1, 2]
 
@@ -375,7 +368,7 @@ def test_parameters_that_are_not_finite_are_not_saved(config, monkeypatch, run_d
             self.output.bias.fill_(float("inf"))
 
     monkeypatch.setattr(Tiny, "on_train_end", on_train_end, raising=False)
-    with pytest.raises(TzrecError, match=r"parameter output\.bias is inf at step 5"):
+    with pytest.raises(TzrecError, match=r"model\.output\.bias holds inf at step 5"):
         train(config())
     assert steps_of(run_dir) == []
 
@@ -394,3 +387,13 @@ def test_what_torchmetrics_warns_of_is_one_log_line(config, monkeypatch, caplog,
     train(config())
     assert [m for m in caplog.messages if "positive samples" in m] == ["metrics: No positive samples in targets"]
     assert not [w for w in recwarn if "positive samples" in str(w.message)]
+
+
+def test_the_pipeline_of_cuda_devices_trains_as_that_of_cpus(config, monkeypatch):
+    fused = "train_config.sparse_optimizer={rowwise_adagrad_optimizer { lr: 0.02 }}"
+    settings = (fused, "train_config.save_checkpoints_steps=2", "train_config.num_epochs=2")
+    one = train(config(*settings))
+    monkeypatch.setitem(pipeline._BY_DEVICE, "cpu", pipeline._SparseDist)
+    other = train(config(*settings, "model_dir=" + one.model_dir + "_sparse_dist"))
+    assert_same(one.checkpoint, other.checkpoint)
+    assert one.metrics == other.metrics

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -13,10 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from tzrec_core import __version__
-from tzrec_core.cli import doctor, inspect, protoc, run
-from tzrec_core.errors import ConfigError, TzrecError
+from tzrec_core.cli import doctor, inspect, plan, protoc, replay, run
+from tzrec_core.cli.launch import is_main, is_worker
+from tzrec_core.errors import ConfigError, PluginError, TzrecError
 from tzrec_core.plugins import State, registry
 
+# How torch says, in a RuntimeError, that another process of the run is gone.
+_LOST = re.compile(r"Connection (closed|reset|refused)|closed by peer|Broken pipe|NCCL.*(abort|remote)", re.IGNORECASE)
 _FLAGS = ("--no-plugins", "--strict-plugins", "--debug")
 
 app = typer.Typer(
@@ -29,6 +33,8 @@ app = typer.Typer(
 )
 inspect.add_to(app)
 run.add_to(app)
+replay.add_to(app)
+plan.add_to(app)
 protoc.add_to(app)
 doctor.add_to(app)
 
@@ -72,9 +78,10 @@ def main() -> None:
     Exit codes: 0 ok; 1 the run failed; 2 usage, config or data; 3 plugin; 130 interrupted.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
-    logging.getLogger("tzrec_core").setLevel(logging.INFO)
+    logging.getLogger("tzrec_core").setLevel(logging.INFO if is_main() else logging.ERROR)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # torchrec sets off a deprecation note
     warnings.filterwarnings("ignore", module=r"torch(rec)?\.")
+    warnings.filterwarnings("ignore", message="Please use DTensor instead")  # of what torchrec makes
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -86,10 +93,23 @@ def main() -> None:
     except TzrecError as error:
         if debug:
             traceback.print_exc()
-        Console(stderr=True).print(Text(f"error: {error}"), style="red", highlight=False, soft_wrap=True)
+        _print_error(error)
         sys.exit(error.exit_code)
+    except RuntimeError as error:
+        if not (is_worker() and _LOST.search(str(error))):
+            raise
+        _print_error(f"lost the connection to another process, which has ended: {str(error).splitlines()[0]}")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _print_error(error: TzrecError | str) -> None:
+    """On standard error; of several processes, rank 0 speaks for all, but for what only another one has met."""
+    if not is_main() and (getattr(error, "is_shared", False) or isinstance(error, ConfigError | PluginError)):
+        return
+    who = f" (process {os.environ['RANK']})" if is_worker() and not is_main() else ""
+    Console(stderr=True).print(Text(f"error{who}: {error}"), style="red", highlight=False, soft_wrap=True)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -127,8 +147,10 @@ def _select_plugins(options: list[str]) -> None:
     files = [option.partition("=")[2] for option in options if option.startswith("--plugin=")]
     files += [file for option, file in pairwise(options) if option == "--plugin"]
     if files:
-        before = [os.environ["TZREC_PLUGIN_FILES"]] if os.environ.get("TZREC_PLUGIN_FILES") else []
-        os.environ["TZREC_PLUGIN_FILES"] = os.pathsep.join([*before, *(os.path.abspath(f) for f in files)])
+        before = [file for file in os.environ.get("TZREC_PLUGIN_FILES", "").split(os.pathsep) if file]
+        # each once: a process that `--nproc` starts has both, its parent's variable and the options
+        wanted = dict.fromkeys([*before, *(os.path.abspath(file) for file in files)])
+        os.environ["TZREC_PLUGIN_FILES"] = os.pathsep.join(wanted)
 
 
 def _mount_plugin_commands() -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from tzrec_core.cli.launch import NprocOption, is_main, relaunched
 from tzrec_core.cli.output import ConfigArgument, JsonOption, SetOption, print_json, print_plugin_problems, print_table
 
 
@@ -15,16 +16,21 @@ def add_to(app: typer.Typer) -> None:
 
 
 CheckpointOption = Annotated[
-    str | None, typer.Option("--checkpoint", help="Folder of a checkpoint; default: the latest of model_dir.")
+    str | None, typer.Option("--checkpoint", help="Folder or step of a checkpoint, or best; default: the latest.")
 ]
 
 
-def train(config: ConfigArgument, set_: SetOption = None, json: JsonOption = False) -> None:
+def train(config: ConfigArgument, nproc: NprocOption = 1, set_: SetOption = None, json: JsonOption = False) -> None:
     """Train a model; a model_dir that holds checkpoints is continued."""
-    print_plugin_problems()
+    if relaunched(nproc):
+        return
+    if is_main():
+        print_plugin_problems()
     from tzrec_core import api
 
     result = api.train(config, overrides=set_ or [])
+    if not is_main():
+        return
     if json:
         print_json(
             {
@@ -48,14 +54,20 @@ def evaluate(
     input_path: Annotated[
         str | None, typer.Option("--input", help="Table to evaluate on; default: the config's eval_input_path.")
     ] = None,
+    nproc: NprocOption = 1,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint."""
-    print_plugin_problems()
+    if relaunched(nproc):
+        return
+    if is_main():
+        print_plugin_problems()
     from tzrec_core import api
 
     result = api.evaluate(config, input_path, overrides=set_ or [], checkpoint=checkpoint)
+    if not is_main():
+        return
     if json:
         print_json({"checkpoint": result.checkpoint, "step": result.step, "metrics": result.metrics})
         return
@@ -74,11 +86,15 @@ def predict(
     output_columns: Annotated[str, typer.Option(help="Predictions to write, separated by commas; default: all.")] = "",
     batch_size: Annotated[int, typer.Option(min=0, help="Rows per batch; 0 = the config's.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")] = False,
+    nproc: NprocOption = 1,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Predict every row of a table, in its order."""
-    print_plugin_problems()
+    if relaunched(nproc):
+        return
+    if is_main():
+        print_plugin_problems()
     from tzrec_core import api
 
     result = api.predict(
@@ -92,6 +108,8 @@ def predict(
         batch_size=batch_size or None,
         overwrite=overwrite,
     )
+    if not is_main():
+        return
     if json:
         print_json(
             {

@@ -5,26 +5,54 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from tzrec_core.config import used_plugins
 from tzrec_core.data.batch import Batch
 from tzrec_core.data.loader import BatchLoader, create_dataloader
-from tzrec_core.engine.checkpoint import checkpoints, load_model, load_optimizers, read_meta, save_checkpoint
+from tzrec_core.engine.callbacks import Run, StepOutput
+from tzrec_core.engine.callbacks.callbacks import Callbacks
+from tzrec_core.engine.callbacks.step_timer import StepTimer
+from tzrec_core.engine.checkpoint import CheckpointSaver, checkpoints, load_model, load_optimizer, read_meta
+from tzrec_core.engine.checkpoint_files import Ranks
+from tzrec_core.engine.constraints import unshardable_tables
+from tzrec_core.engine.diagnose import first_bad, save_failure
 from tzrec_core.engine.evaluate import evaluate_model
-from tzrec_core.engine.optim import build_optimizers
-from tzrec_core.engine.run_log import Meter, RunLog, append_result, read_result
-from tzrec_core.engine.setup import build, compare_plugins, num_rows, save_pipeline_config, seed_everything, seed_step
+from tzrec_core.engine.model_dir_lock import model_dir_lock
+from tzrec_core.engine.optim import TrainOptimizer, check_processes, fuse_sparse_optimizer, is_fused
+from tzrec_core.engine.pipeline import Output, compile_dense, create_pipeline
+from tzrec_core.engine.results import append_result, read_result
+from tzrec_core.engine.setup import (
+    build,
+    compare_plugins,
+    num_rows,
+    save_pipeline_config,
+    seed_everything,
+    seed_step,
+    torch_settings,
+)
+from tzrec_core.engine.sharding import shard
+from tzrec_core.engine.shards import first_not_finite, sync_buffers
+from tzrec_core.engine.signals import StopSignals
+from tzrec_core.engine.warm_start import warm_start
+from tzrec_core.engine.world import World, in_world
 from tzrec_core.errors import CheckpointError, DataError, TzrecError
+from tzrec_core.features import BaseFeature
 from tzrec_core.models import BaseModel, TrainWrapper
 
 _log = logging.getLogger(__name__)
 
 TRAIN_EVAL_RESULT = "train_eval_result.txt"
+_CAUSES = (
+    "Common causes: a learning rate (lr) that is too high, or raw features on a large scale: lower the one, give the "
+    "others a normalizer"
+)
+_CUDA_CHECK_STEPS = 10  # to look at the loss, the host must wait for the device
 
 
 @dataclass
@@ -36,7 +64,9 @@ class TrainResult:
         checkpoint: the last checkpoint.
         step: optimizer steps taken, earlier runs included.
         metrics: of the last evaluation, which may be an earlier run's when no step was left; empty without eval data.
-        samples_per_second: of this run's training steps, evaluation and checkpoints excluded; 0 when none was left.
+        samples_per_second: of this run's training steps on all processes, evaluation and checkpoints excluded; 0 when
+            none was left.
+        stopped: why the run ended before its last step, such as `SIGTERM`; empty = it did not.
     """
 
     model_dir: str
@@ -44,21 +74,14 @@ class TrainResult:
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     samples_per_second: float = 0.0
-
-
-@dataclass
-class _Position:
-    """Where a run stands: the next batch is number `in_epoch` of `epoch`."""
-
-    step: int = 0
-    epoch: int = 0
-    in_epoch: int = 0
+    stopped: str = ""
 
 
 def train(config: Any, *, train_data: Any = None, eval_data: Any = None) -> TrainResult:
     """Train the model of a config, evaluating and saving on the way.
 
-    A model_dir that already holds checkpoints is continued from the latest one, at the batch after it.
+    Runs in this process, or as one of the processes that torchrun started. A model_dir that already holds checkpoints
+    is continued from the latest one, at the batch after it. SIGTERM and Ctrl-C save and end the run.
 
     Args:
         config: the checked config.
@@ -67,248 +90,347 @@ def train(config: Any, *, train_data: Any = None, eval_data: Any = None) -> Trai
             empty.
 
     Raises:
-        ConfigError, DataError, PluginError: as the config's parts do.
+        ConfigError, DataError, PluginError: as the config's parts do; also when another run trains in model_dir.
         CheckpointError: the model_dir's latest checkpoint does not fit the config.
         TzrecError: the loss is not finite.
     """
-    train_config, model_dir = config.train_config, config.model_dir
-    found = checkpoints(model_dir)
-    meta = read_meta(found[-1][1]) if found else {}
-    seed = seed_everything(train_config.seed if train_config.HasField("seed") else meta.get("seed"))
-    _log.info("seed %d", seed)
-    train_data = config.train_input_path if train_data is None else train_data
-    eval_data = config.eval_input_path if eval_data is None else eval_data
-    setup = build(config)
-    wrapper = TrainWrapper(setup.model, setup.device, train_config.mixed_precision).to(setup.device)
-    optimizers = build_optimizers(train_config, setup.model)
-    loader = create_dataloader(config.data_config, setup.features, train_data, mode="train", seed=seed)
-    at = _Position()
-    if found:
-        checkpoint = found[-1][1]
-        load_model(checkpoint, wrapper)
-        load_optimizers(checkpoint, wrapper, optimizers)
-        at = _Position(meta["step"], meta.get("epoch", 0), meta.get("in_epoch", 0))
-        compare_plugins(meta.get("plugins", {}), config)
-        if at.in_epoch:
-            _check_continuation(meta, config, checkpoint, _row_order(config, loader, seed))
-        _log.info("continuing from %s", checkpoint)
-    eval_loader = None
-    if not isinstance(eval_data, str) or eval_data:
-        eval_loader = create_dataloader(config.data_config, setup.features, eval_data, mode="eval")
-    run = _Run(config, wrapper, optimizers, loader, eval_loader, setup.device, at, seed)
-    return run.go()
+    with in_world() as world, ExitStack() as stack:
+        world.from_main(lambda: _claim(config, stack))
+        stack.enter_context(torch_settings(config.train_config, world.device))
+        return _Training(config, world, train_data, eval_data).go()
 
 
-def _row_order(config: Any, loader: BatchLoader, seed: int) -> dict[str, Any]:
-    """All that decides, with the batch size, which rows a batch of an epoch holds."""
-    data_config = config.data_config
-    return {
-        "train_input_path": loader.name,
-        "num_workers": loader.num_workers,
-        "seed": seed if data_config.shuffle else None,
-        "shuffle_buffer_size": data_config.shuffle_buffer_size if data_config.shuffle else None,
-    }
+def _claim(config: Any, stack: ExitStack) -> None:
+    stack.enter_context(model_dir_lock(config.model_dir))
+    save_pipeline_config(config, config.model_dir)
 
 
-def _check_continuation(meta: dict[str, Any], config: Any, checkpoint: Path, row_order: dict[str, Any]) -> None:
-    """Within an epoch, the number of the next batch must mean what it meant when the checkpoint was written."""
-    batch_size = config.data_config.batch_size
-    if meta.get("batch_size", batch_size) != batch_size:
-        raise CheckpointError(
-            f"{checkpoint} stopped within an epoch at batch_size {meta['batch_size']}, but data_config.batch_size "
-            f"is {batch_size}; set it back, or train into another model_dir"
+class _Training:
+    """One call of `train`: the loop and what it needs at each of its stops.
+
+    Attributes:
+        in_epoch: steps taken of the current epoch, which is the number of its next batch.
+    """
+
+    def __init__(self, config: Any, world: World, train_data: Any, eval_data: Any) -> None:
+        self.config, self.world, self.settings = config, world, config.train_config
+        found = world.from_main(lambda: checkpoints(config.model_dir))
+        self.saved_step, self.checkpoint = found[-1] if found else (-1, None)
+        meta = world.from_main(lambda: read_meta(self.checkpoint) if self.checkpoint else {})
+        wanted = self.settings.seed if self.settings.HasField("seed") else meta.get("seed")
+        self.seed = world.from_main(lambda: seed_everything(wanted))
+        seed_everything(self.seed)
+        _log.info("seed %d", self.seed)
+        self.callbacks = Callbacks.from_config(config)
+        self._build(train_data, eval_data)
+        self.saver = CheckpointSaver(
+            config.model_dir,
+            world,
+            keep_max=self.settings.keep_checkpoint_max,
+            best=self.settings.best_checkpoint if self.settings.HasField("best_checkpoint") else None,
         )
-    before = meta.get("row_order", {})
-    changed = [f"{k} was {before[k]} and is {v}" for k, v in row_order.items() if before.get(k, v) != v]
-    if changed:
-        _log.warning(
-            "%s stopped within an epoch, but %s: some rows of this epoch will be seen twice, others not at all",
-            checkpoint,
-            ", ".join(changed),
-        )
-
-
-class _Run:
-    """One call of `train`: the loop and what it needs at each of its stops."""
-
-    def __init__(
-        self,
-        config: Any,
-        wrapper: TrainWrapper,
-        optimizers: dict[str, torch.optim.Optimizer],
-        loader: BatchLoader,
-        eval_loader: BatchLoader | None,
-        device: torch.device,
-        at: _Position,
-        seed: int,
-    ) -> None:
-        self.config, self.wrapper, self.optimizers = config, wrapper, optimizers
-        self.loader, self.eval_loader, self.device, self.at, self.seed = loader, eval_loader, device, at, seed
-        self.settings = config.train_config
-        save_pipeline_config(config, config.model_dir)
-        self.log = RunLog(config.model_dir, use_tensorboard=self.settings.use_tensorboard)
-        self.checkpoint: Path | None = None
+        self.timer = StepTimer(world)
+        self.in_epoch = 0
         self.metrics: dict[str, float] = {}
-        self.saved_step = -1
-        self.last_loss: torch.Tensor | None = None
-        # with neither, one epoch; with both, whichever ends first
-        self.num_epochs: float = self.settings.num_epochs or (math.inf if self.settings.num_steps else 1)
+        self.evaluated_step = -1
+        self.unannounced: Path | None = None
+        self.num_steps_done = 0
+        self.is_stopping = False
+        self.output: Output | None = None
+        if self.checkpoint:
+            self._go_on(self.checkpoint, meta)
 
-    def go(self) -> TrainResult:
-        """Run to the end."""
-        if found := checkpoints(self.config.model_dir):
-            self.saved_step, self.checkpoint = found[-1]
-        meter = self.meter = Meter("train", total=self._num_steps(), every=self.settings.log_step_count_steps)
-        meter.skip_to(self.at.step)
-        self.wrapper.train()
-        try:
-            with meter:
-                self._loop(meter)
-            if meter.num_steps:
-                self.wrapper.model.on_train_end()
-                if type(self.wrapper.model).on_train_end is not BaseModel.on_train_end:
-                    self.saved_step = -1  # what it changed belongs into the last checkpoint, written already or not
-            self._save_and_evaluate()
-            if not meter.num_steps and not self.metrics:
-                self.metrics = read_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.at.step)
-        finally:
-            self.log.close()
-        assert self.checkpoint is not None
-        return TrainResult(
-            self.config.model_dir, self.checkpoint, self.at.step, self.metrics, meter.rate if meter.num_rows else 0.0
+    def _build(self, train_data: Any, eval_data: Any) -> None:
+        config, world, settings = self.config, self.world, self.settings
+        check_processes(settings, world.device.type, world.size)
+        setup = build(config)
+        Ranks.of(world).run(lambda: self._open_data(setup.features, train_data, eval_data))
+        wrapper = TrainWrapper(setup.model, world.device, settings.mixed_precision)
+        if settings.torch_compile:
+            compile_dense(setup.model)
+        # on one process the lazy optimizers take the tables that fused kernels cannot
+        fused = is_fused(settings, world.device.type) and (world.size > 1 or not unshardable_tables(setup.model))
+        if fused:
+            fuse_sparse_optimizer(settings, setup.model)
+        self.model: BaseModel = setup.model
+        self.dmp = shard(wrapper, config, world, is_fused=fused)
+        self.dmp.register_forward_hook(self._keep_output)
+        if self.checkpoint is None:
+            warm_start(settings, self.dmp, config.model_dir, world)
+        self.optimizer = TrainOptimizer(settings, self.dmp, is_fused=fused)
+        # with neither, one epoch; with both, whichever ends first
+        self.num_epochs: float = settings.num_epochs or (math.inf if settings.num_steps else 1)
+        self.last_step = min(settings.num_steps or math.inf, self.num_epochs * self.loader.num_batches)
+        self.run = Run(
+            config=config,
+            model=self.model,
+            features=setup.features,
+            world=world,
+            optimizer=self.optimizer,
+            num_steps=int(self.last_step),
+            num_epochs=None if self.num_epochs == math.inf else int(self.num_epochs),
+            has_eval_data=self.eval_loader is not None,
         )
 
-    def _num_steps(self) -> int | None:
-        steps = self.settings.num_steps or math.inf
-        if self.loader.num_batches is not None:
-            steps = min(steps, self.loader.num_batches * self.num_epochs)
-        return None if steps == math.inf else int(steps)
-
-    def _loop(self, meter: Meter) -> None:
-        for batch in self._batches():
-            is_due = meter.is_due
-            values = self._step(batch, is_due)
-            self.at.step += 1
-            self.at.in_epoch += 1
-            meter.advance(num_rows(batch), values)
-            if values is not None:
-                self.log.write("train", self.at.step, self.at.epoch, {**values, "samples_per_second": meter.rate})
-            if self._is_save_step():
-                with meter.paused():
-                    self._save_and_evaluate()
-
-    def _batches(self) -> Iterator[Batch]:
-        """The batches from the current position to the end of the run."""
-        last_step = self.settings.num_steps or math.inf
-        for epoch in itertools.count(self.at.epoch):
-            if self.at.step >= last_step or epoch >= self.num_epochs:
-                return
-            self.at.epoch = epoch
-            self.loader.set_epoch(epoch)
-            seen = False
-            for batch in itertools.islice(self.loader, self.at.in_epoch, None):
-                seen = True
-                yield batch
-                if self.at.step >= last_step:
-                    return
-            if not seen and not self.at.in_epoch:
-                raise DataError(self._no_rows())
-            self.at.epoch, self.at.in_epoch = epoch + 1, 0
-            self._end_of_epoch()
+    def _open_data(self, features: list[BaseFeature], train_data: Any, eval_data: Any) -> None:
+        config, ranks = self.config, {"rank": self.world.rank, "world_size": self.world.size}
+        data = config.train_input_path if train_data is None else train_data
+        self.loader = create_dataloader(config.data_config, features, data, mode="train", seed=self.seed, **ranks)
+        if not self.loader.num_batches:
+            raise DataError(self._no_rows())
+        data = config.eval_input_path if eval_data is None else eval_data
+        self.eval_loader: BatchLoader | None = None
+        if not isinstance(data, str) or data:
+            self.eval_loader = create_dataloader(config.data_config, features, data, mode="eval", **ranks)
 
     def _no_rows(self) -> str:
         data_config = self.config.data_config
         text = f"there are no rows to train on in {self.loader.name}"
         if data_config.drop_remainder:
-            text += f", or fewer than batch_size = {data_config.batch_size} and drop_remainder is true"
+            text += f", or fewer than batch_size = {data_config.batch_size} for each process and drop_remainder is true"
         return text
 
-    def _end_of_epoch(self) -> None:
-        every = self.settings.save_checkpoints_epochs
-        if every and self.at.epoch % every == 0:
-            with self.meter.paused():
+    def _go_on(self, checkpoint: Path, meta: dict[str, Any]) -> None:
+        """Take everything up where `checkpoint` left it."""
+        load_model(checkpoint, self.dmp, self.world)
+        if "optimizer" in meta:
+            self.optimizer.load_scalars(meta["optimizer"])
+        load_optimizer(checkpoint, self.optimizer.tensors(), self.world)
+        self.optimizer.after_load()
+        self.callbacks.load_state_dict(meta.get("callbacks", {}))
+        compare_plugins(meta.get("plugins", {}), self.config)
+        self.run.step, self.run.epoch, self.in_epoch = meta["step"], meta.get("epoch", 0), meta.get("in_epoch", 0)
+        if self.in_epoch:
+            self._check_order(checkpoint, meta.get("order", {}))
+        if before := read_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.run.step):
+            self.metrics, self.evaluated_step = before, self.run.step
+        _log.info("continuing from %s", checkpoint)
+
+    def _check_order(self, checkpoint: Path, before: dict[str, Any]) -> None:
+        """Within an epoch, the number of the next batch must mean what it meant when the checkpoint was written."""
+        now = self.loader.order_key()
+        if before.get("batch_size", now["batch_size"]) != now["batch_size"]:
+            raise CheckpointError(
+                f"{checkpoint} stopped within an epoch at batch_size {before['batch_size']}, but "
+                f"data_config.batch_size is {now['batch_size']}; set it back, or train into another model_dir"
+            )
+        changed = [f"{k} was {before[k]} and is {v}" for k, v in now.items() if before.get(k, v) != v]
+        if not changed:
+            return
+        _log.warning(
+            "%s stopped within an epoch, but %s: some rows of this epoch will be seen twice, others not at all",
+            checkpoint,
+            ", ".join(changed),
+        )
+        # with other processes, as many rows of the epoch are left as there were, if not the very same
+        taken = self.in_epoch * before.get("world_size", self.world.size) // self.world.size
+        self.in_epoch = min(taken, self.loader.num_batches)
+
+    def go(self) -> TrainResult:
+        """Run to the end."""
+        self.pipeline = create_pipeline(self.dmp, self.optimizer, self.world.device, self._look_at_loss)
+        self.signals = StopSignals(several=self.world.size > 1)
+        try:
+            with self.signals, self.saver:
+                self.callbacks.on_train_start(self.run)
+                self.dmp.train()
+                self._all_steps()
+                return self._end()
+        except BaseException as error:
+            self.callbacks.on_error(self.run, error)
+            raise
+
+    def _end(self) -> TrainResult:
+        if self.num_steps_done:
+            self.model.on_train_end()
+            if type(self.model).on_train_end is not BaseModel.on_train_end:
+                self.saved_step = -1  # what it changed belongs into the last checkpoint, written already or not
+        stopped = self._why_stopped()
+        with self._paused():
+            self._save(is_last=True)
+            if not self.signals.received:
+                self._evaluate()
+        self.callbacks.on_train_end(self.run)
+        if stopped:
+            self.run.say(f"stopped at step {self.run.step}: {stopped}")
+        rate = self.timer.overall() if self.num_steps_done else 0.0
+        assert self.checkpoint is not None
+        return TrainResult(self.config.model_dir, self.checkpoint, self.run.step, self.metrics, rate, stopped)
+
+    def _why_stopped(self) -> str:
+        mine = self.signals.received or self.run.stop_reason
+        return next((reason for reason in self.world.gather(mine) if reason), "")
+
+    # Steps
+
+    def _all_steps(self) -> None:
+        run = self.run
+        for epoch in itertools.count(run.epoch):
+            if self._is_over() or epoch >= self.num_epochs:
+                return
+            run.epoch = epoch
+            self.loader.start(epoch, self.in_epoch)
+            batches = self.timer.batches(self.loader)
+            self.pipeline = create_pipeline(self.dmp, self.optimizer, self.world.device, self._look_at_loss)
+            while self.in_epoch < self.loader.num_batches:
+                self._step(batches)
+                if self._is_over():
+                    break
+            self.pipeline.detach()
+            if self.in_epoch < self.loader.num_batches:
+                return
+            run.epoch, self.in_epoch = epoch + 1, 0
+            self.optimizer.end_epoch()
+            every = self.settings.save_checkpoints_epochs
+            if every and run.epoch % every == 0:
                 self._save_and_evaluate()
 
-    def _step(self, batch: Batch, is_due: bool) -> dict[str, float] | None:
-        seed_step(self.seed, self.at.step, self.device)
-        batch = batch.to(self.device)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        total_loss, (losses, predictions, _) = self.wrapper(batch)
-        total_loss.backward()
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        self.last_loss = total_loss.detach()
-        if is_due:
-            self._check_finite("the loss", self.last_loss, self.at.step + 1)
-        self.wrapper.model.update_train_metric(predictions, batch)
-        if not is_due:
-            return None
-        values = {"loss": float(self.last_loss)}
-        if len(losses) > 1:
-            values.update({key: float(value) for key, value in losses.items()})
+    def _is_over(self) -> bool:
+        if self.run.step >= self.last_step or self.is_stopping:
+            return True
+        # one process needs nobody's consent; several agree in the next step
+        return self.world.size == 1 and bool(self.signals.received or self.run.stop_reason)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        run = self.run
+        seed_step(self.seed, run.step, self.world.device, self.world.rank)
+        losses, predictions, batch = self.pipeline.progress(batches)
+        run.step += 1
+        self.in_epoch += 1
+        self.num_steps_done += 1
+        self.timer.step(num_rows(batch))
+        self.model.update_train_metric(predictions, batch)
+        output = StepOutput(self.loss, losses, predictions, batch)
+        self.callbacks.on_step_end(run, output)
+        if self._is_log_step(run.step):
+            self._log(output)
+        if self._is_save_step():
+            self._save_and_evaluate()
+        self.output = None
+
+    def _is_log_step(self, step: int) -> bool:
+        return step % max(self.settings.log_step_count_steps, 1) == 0
+
+    def _log(self, output: StepOutput) -> None:
+        values = {"loss": float(output.loss)}
+        if len(output.losses) > 1:
+            values.update({key: float(value) for key, value in output.losses.items()})
+        values = dict(zip(values, self.world.mean(*values.values())))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the evaluation says what torchmetrics has to say
-            values.update({k: float(v) for k, v in self.wrapper.model.compute_train_metric().items()})
-        return values
+            values.update({k: float(v) for k, v in self.model.compute_train_metric().items()})
+        self.callbacks.on_log(self.run, {**values, **self.timer.values()})
 
-    def _check_finite(self, what: str, value: torch.Tensor, step: int) -> None:
-        low, high = (float(end) for end in torch.aminmax(value))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            shown = high if math.isfinite(low) else low
-            raise TzrecError(
-                f"{what} is {shown} at step {step}: nothing was saved since then. Common causes: a learning rate (lr) "
-                "that is too high, or raw features on a large scale: lower the one, give the others a normalizer"
-            )
+    def _keep_output(self, module: nn.Module, args: Any, output: tuple[Tensor, Output]) -> None:
+        self.output = output[1]
 
-    def _check_model(self) -> None:
-        """What is not finite now never will be again, and so would every checkpoint from here on."""
-        if self.last_loss is None:
+    def _look_at_loss(self, loss: Tensor) -> None:
+        """Between forward and backward: end the run before a bad loss changes the model; agree on stopping."""
+        self.loss = loss.detach()
+        step = self.run.step + 1
+        if self.world.device.type == "cuda" and step % _CUDA_CHECK_STEPS and not self._is_log_step(step):
             return
-        self._check_finite("the loss", self.last_loss, self.at.step)
-        for name, parameter in self.wrapper.model.named_parameters():
-            if parameter.numel():
-                self._check_finite(f"parameter {name}", parameter.detach(), self.at.step)
+        is_bad = not math.isfinite(float(self.loss))
+        is_stopping = bool(self.signals.received or self.run.stop_reason)
+        any_bad, any_stopping = self.world.largest(is_bad, is_stopping)
+        self.is_stopping = bool(any_stopping)
+        if any_bad:
+            self._fail()
+        if self._is_log_step(step):
+            self.optimizer.before_step = lambda: self.callbacks.on_before_step(self.run)
+
+    def _fail(self) -> None:
+        """End the run at a loss that is not finite, leaving behind what `tzrec replay` needs."""
+        assert self.output is not None
+        step, batch = self.run.step + 1, self.output[2]
+        self.pipeline.detach()
+        seed_step(self.seed, self.run.step, self.world.device, self.world.rank)
+        finding = first_bad(self.dmp, batch)
+        failure = save_failure(self.config.model_dir, step, batch, self.seed, finding, self.world, self.dmp)
+        values = [value for value in self.world.gather(float(self.loss)) if not math.isfinite(value)]
+        first = f": the first bad tensor is {failure.finding}" if failure.finding else ""
+        error = TzrecError(
+            f"the loss is {values[0]} at step {step}{first}. {_CAUSES}. The batch and the model as it was are in "
+            f"{failure.folder}; `tzrec replay CONFIG` runs that step again"
+        )
+        error.is_shared = True  # type: ignore[attr-defined]
+        raise error
+
+    # Checkpoints and evaluations
 
     def _is_save_step(self) -> bool:
-        if self.settings.HasField("save_checkpoints_epochs") and not self.settings.HasField("save_checkpoints_steps"):
+        settings = self.settings
+        if settings.HasField("save_checkpoints_epochs") and not settings.HasField("save_checkpoints_steps"):
             return False
-        every = self.settings.save_checkpoints_steps
-        return bool(every) and self.at.step % every == 0
+        every = settings.save_checkpoints_steps
+        return bool(every) and self.run.step % every == 0
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        self.pipeline.detach()
+        with self.timer.paused(), self.callbacks.paused():
+            yield
 
     def _save_and_evaluate(self) -> None:
-        if self.at.step == self.saved_step:
+        if self.run.step == self.saved_step:
             return
-        self._check_model()
-        meta = {
-            "step": self.at.step,
-            "epoch": self.at.epoch,
-            "in_epoch": self.at.in_epoch,
-            "batch_size": self.config.data_config.batch_size,
+        with self._paused():
+            self._save()
+            self._evaluate()
+
+    def _save(self, *, is_last: bool = False) -> None:
+        if self.run.step != self.saved_step:
+            sync_buffers(self.dmp.module, self.world)
+            state = self.dmp.state_dict()
+            if bad := first_not_finite(state, self.world):
+                name, value = bad
+                raise TzrecError(
+                    f"{name} holds {value} at step {self.run.step}, and so would every checkpoint from here on; it was "
+                    f"not saved. {_CAUSES}"
+                )
+            self._announce()
+            # the last one has nothing to run beside, and so needs no copy in memory
+            self.checkpoint = self.saver.save(state, self.optimizer.tensors(), self._meta(), wait=is_last)
+            self.unannounced = self.checkpoint
+            self.saved_step = self.run.step
+        if is_last:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Tell of the checkpoint that was being written meanwhile."""
+        self.saver.wait()
+        if self.unannounced is not None:
+            self.callbacks.on_save(self.run, self.unannounced)
+            self.unannounced = None
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "step": self.run.step,
+            "epoch": self.run.epoch,
+            "in_epoch": self.in_epoch,
             "seed": self.seed,
-            "row_order": _row_order(self.config, self.loader, self.seed),
+            "order": self.loader.order_key(),
+            "optimizer": self.optimizer.scalars(),
+            "callbacks": self.callbacks.state_dict(),
             "plugins": used_plugins(self.config),
         }
-        self.checkpoint = save_checkpoint(
-            self.config.model_dir,
-            self.wrapper,
-            self.optimizers,
-            meta,
-            keep_max=self.settings.keep_checkpoint_max,
-        )
-        self.saved_step = self.at.step
-        if self.eval_loader is None:
+
+    def _evaluate(self) -> None:
+        step = self.run.step
+        if self.eval_loader is None or self.evaluated_step == step:
             return
+        self.evaluated_step = step
         eval_config = self.config.eval_config
-        self.metrics = evaluate_model(
-            self.wrapper,
-            self.eval_loader,
-            self.device,
-            num_steps=eval_config.num_steps,
-            every=eval_config.log_step_count_steps,
-            total=self.eval_loader.num_batches,
-        )
-        self.log.write("eval", self.at.step, self.at.epoch, self.metrics)
-        append_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.at.step, self.metrics)
-        shown = "  ".join(f"{name} {value:.6f}" for name, value in self.metrics.items())
-        self.meter.say(f"eval step {self.at.step}  {shown}")
+        ema = self.optimizer.ema if eval_config.use_dense_ema else None
+        with ema.applied() if ema else nullcontext():
+            self.metrics = evaluate_model(
+                self.dmp,
+                self.eval_loader,
+                self.world,
+                num_steps=eval_config.num_steps,
+                every=eval_config.log_step_count_steps,
+            )
+        if self.world.is_main:
+            append_result(self.config.model_dir, TRAIN_EVAL_RESULT, step, self.metrics)
+        self.saver.evaluated(step, self.metrics)
+        self.callbacks.on_evaluate(self.run, self.metrics)
