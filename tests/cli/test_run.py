@@ -35,7 +35,7 @@ def test_train_then_eval_then_predict(tiny, config_file, run_dir, tmp_path):
 
 def test_results_as_json(tiny, config_file, run_dir, tmp_path):
     trained = tiny("train", str(config_file), "--json").json
-    assert set(trained) == {"model_dir", "checkpoint", "step", "metrics", "samples_per_second"}
+    assert set(trained) == {"model_dir", "checkpoint", "step", "metrics", "samples_per_second", "stopped"}
     assert (trained["step"], trained["model_dir"]) == (5, str(run_dir))
     assert trained["checkpoint"] == str(run_dir / "model.ckpt-5")
     evaluated = tiny("eval", str(config_file), "--json").json

@@ -39,6 +39,7 @@ def train(config: ConfigArgument, nproc: NprocOption = 1, set_: SetOption = None
                 "step": result.step,
                 "metrics": result.metrics,
                 "samples_per_second": result.samples_per_second,
+                "stopped": result.stopped,
             }
         )
         return
