@@ -14,7 +14,7 @@ from tzrec_core.config import load_config
 from tzrec_core.data.loader import BatchLoader
 from tzrec_core.engine import pipeline
 from tzrec_core.engine import train as module
-from tzrec_core.engine.checkpoint import checkpoints
+from tzrec_core.engine.checkpoint import checkpoints, find_checkpoint
 from tzrec_core.engine.checkpoint_files import Ranks, read_meta, read_metadata, read_tensors, write_meta
 from tzrec_core.engine.train import train
 from tzrec_core.errors import CheckpointError, ConfigError, DataError, TzrecError
@@ -397,3 +397,20 @@ def test_the_pipeline_of_cuda_devices_trains_as_that_of_cpus(config, monkeypatch
     other = train(config(*settings, "model_dir=" + one.model_dir + "_sparse_dist"))
     assert_same(one.checkpoint, other.checkpoint)
     assert one.metrics == other.metrics
+
+
+def test_a_run_that_stopped_early_does_not_go_on(config):
+    early = "train_config.early_stopping={metric: 'auc' patience: 2 min_delta: 0.9}"
+    settings = (early, "train_config.save_checkpoints_steps=2", "train_config.num_epochs=9")
+    stopped = train(config(*settings))
+    assert (stopped.step, stopped.stopped[:31]) == (6, "early stopping: auc has not impr")
+    again = train(config(*settings))
+    assert (again.step, again.metrics, again.samples_per_second) == (6, stopped.metrics, 0.0)
+
+
+def test_the_best_checkpoint_outlives_the_newer_ones(config, run_dir):
+    best = "train_config.best_checkpoint={metric: 'binary_cross_entropy' higher_is_better: true}"
+    train(config(best, "train_config.save_checkpoints_steps=1", "train_config.keep_checkpoint_max=1"))
+    results = {line["global_step"]: line["binary_cross_entropy"] for line in lines_of(run_dir / "train_eval_result.txt")}
+    assert find_checkpoint(run_dir, "best").name == f"model.ckpt-{max(results, key=results.get)}"
+    assert steps_of(run_dir) == sorted({max(results, key=results.get), 5})

@@ -75,9 +75,12 @@ class Ranks:
 
 
 def write_meta(checkpoint: Path, meta: Mapping[str, Any]) -> None:
-    """Write `meta.json`, with a checksum of what it says, and wait until the disk has it."""
+    """Write `meta.json`, whole or not at all, with a checksum of what it says, and wait until the disk has it."""
     said = {name: value for name, value in meta.items() if name != "checksum"}
-    write_through(checkpoint / META, json.dumps({**said, "checksum": _checksum(said)}, indent=2) + "\n")
+    scratch = checkpoint / f".{META}.writing"
+    write_through(scratch, json.dumps({**said, "checksum": _checksum(said)}, indent=2) + "\n")
+    os.replace(scratch, checkpoint / META)
+    sync_folder(checkpoint)
 
 
 def read_meta(checkpoint: Path) -> dict[str, Any]:

@@ -233,6 +233,7 @@ class _Training:
         try:
             with self.signals, self.saver:
                 self.callbacks.on_train_start(self.run)
+                self._agree_on_stopping()
                 self.dmp.train()
                 self._all_steps()
                 return self._end()
@@ -289,7 +290,13 @@ class _Training:
         if self.run.step >= self.last_step or self.is_stopping:
             return True
         # one process needs nobody's consent; several agree in the next step
-        return self.world.size == 1 and bool(self.signals.received or self.run.stop_reason)
+        return self.world.size == 1 and self._wants_to_stop()
+
+    def _wants_to_stop(self) -> bool:
+        return bool(self.signals.received or self.run.stop_reason)
+
+    def _agree_on_stopping(self) -> None:
+        self.is_stopping = bool(self.world.largest(self._wants_to_stop())[0])
 
     def _step(self, batches: Iterator[Batch]) -> None:
         run = self.run
@@ -331,8 +338,7 @@ class _Training:
         if self.world.device.type == "cuda" and step % _CUDA_CHECK_STEPS and not self._is_log_step(step):
             return
         is_bad = not math.isfinite(float(self.loss))
-        is_stopping = bool(self.signals.received or self.run.stop_reason)
-        any_bad, any_stopping = self.world.largest(is_bad, is_stopping)
+        any_bad, any_stopping = self.world.largest(is_bad, self._wants_to_stop())
         self.is_stopping = bool(any_stopping)
         if any_bad:
             self._fail()
@@ -377,6 +383,7 @@ class _Training:
         with self._paused():
             self._save()
             self._evaluate()
+        self._agree_on_stopping()
 
     def _save(self, *, is_last: bool = False) -> None:
         if self.run.step != self.saved_step:
@@ -434,3 +441,4 @@ class _Training:
             append_result(self.config.model_dir, TRAIN_EVAL_RESULT, step, self.metrics)
         self.saver.evaluated(step, self.metrics)
         self.callbacks.on_evaluate(self.run, self.metrics)
+        self.saver.update_meta({"callbacks": self.callbacks.state_dict()})
