@@ -19,7 +19,7 @@ TINY = Path(__file__).parents[1] / "tiny_plugin"
 sys.path.insert(0, str(TINY))
 import tiny_data  # noqa: E402
 
-NUM_ROWS = 300
+NUM_ROWS = 301  # which two processes cannot share evenly
 STEPS = {1: 38, 2: 20}  # of two epochs in batches of 16, by number of processes
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _CHILD = """
-import importlib.util, json, sys
+import importlib.util, json, os, sys
 path, name, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 sys.path[:0] = json.loads(sys.argv[4])
 spec = importlib.util.spec_from_file_location("scenario", path)
@@ -27,9 +27,10 @@ module = importlib.util.module_from_spec(spec)
 sys.modules["scenario"] = module
 spec.loader.exec_module(module)
 result = getattr(module, name)(*arguments)
-from tzrec_core.engine.world import leave_world
-leave_world()
-print("\\nRESULT " + json.dumps(result))
+from tzrec_core.engine.world import join_world
+join_world().barrier()  # a rank that leaves first can take the others' connections with it
+print("\\nRESULT " + json.dumps(result), flush=True)
+os._exit(0)  # as the command line does: gloo may abort a process that takes its groups down
 """
 
 

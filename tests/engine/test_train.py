@@ -403,7 +403,7 @@ def test_a_run_that_stopped_early_does_not_go_on(config):
     early = "train_config.early_stopping={metric: 'auc' patience: 2 min_delta: 0.9}"
     settings = (early, "train_config.save_checkpoints_steps=2", "train_config.num_epochs=9")
     stopped = train(config(*settings))
-    assert (stopped.step, stopped.stopped[:31]) == (6, "early stopping: auc has not impr")
+    assert (stopped.step, stopped.stopped[:31]) == (6, "early stopping: auc has not imp")
     again = train(config(*settings))
     assert (again.step, again.metrics, again.samples_per_second) == (6, stopped.metrics, 0.0)
 
@@ -411,6 +411,8 @@ def test_a_run_that_stopped_early_does_not_go_on(config):
 def test_the_best_checkpoint_outlives_the_newer_ones(config, run_dir):
     best = "train_config.best_checkpoint={metric: 'binary_cross_entropy' higher_is_better: true}"
     train(config(best, "train_config.save_checkpoints_steps=1", "train_config.keep_checkpoint_max=1"))
-    results = {line["global_step"]: line["binary_cross_entropy"] for line in lines_of(run_dir / "train_eval_result.txt")}
+    results = {
+        line["global_step"]: line["binary_cross_entropy"] for line in lines_of(run_dir / "train_eval_result.txt")
+    }
     assert find_checkpoint(run_dir, "best").name == f"model.ckpt-{max(results, key=results.get)}"
     assert steps_of(run_dir) == sorted({max(results, key=results.get), 5})

@@ -77,6 +77,17 @@ def main() -> None:
 
     Exit codes: 0 ok; 1 the run failed; 2 usage, config or data; 3 plugin; 130 interrupted.
     """
+    code = _run()
+    if is_worker():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(
+            code
+        )  # gloo may abort a process that takes its groups down, and a run that ended well would seem killed
+    sys.exit(code)
+
+
+def _run() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
     logging.getLogger("tzrec_core").setLevel(logging.INFO if is_main() else logging.ERROR)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # torchrec sets off a deprecation note
@@ -90,18 +101,21 @@ def main() -> None:
         if not rest or rest[0] not in _core_commands():
             _mount_plugin_commands()
         app([*options, *rest])
+    except SystemExit as end:  # how typer ends
+        return int(end.code or 0)
     except TzrecError as error:
         if debug:
             traceback.print_exc()
         _print_error(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except RuntimeError as error:
         if not (is_worker() and _LOST.search(str(error))):
             raise
         _print_error(f"lost the connection to another process, which has ended: {str(error).splitlines()[0]}")
-        sys.exit(1)
+        return 1
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _print_error(error: TzrecError | str) -> None:

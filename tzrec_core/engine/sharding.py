@@ -13,6 +13,7 @@ from tzrec_core.engine.constraints import read_constraints
 from tzrec_core.engine.plan import create_plan, quiet_torchrec
 from tzrec_core.engine.plan_table import plan_text
 from tzrec_core.engine.sharders import create_sharders, materialise_tables
+from tzrec_core.engine.uneven_batches import allow_uneven_batches
 from tzrec_core.engine.world import World
 from tzrec_core.models import PredictWrapper, TrainWrapper
 
@@ -41,6 +42,7 @@ def shard(
     Raises:
         ConfigError: see `read_constraints` and `create_plan`.
     """
+    allow_uneven_batches()
     has_dense = _has_trainable_dense(wrapper)
     plan = world.from_main(lambda: _plan(wrapper, config, world)) if is_fused else ShardingPlan({})
     if not is_fused:

@@ -1,6 +1,5 @@
 """The processes of a run: one, or as many as `torchrun` or `tzrec ... --nproc N` started."""
 
-import atexit
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -126,7 +125,6 @@ def join_world() -> World:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=_TIMEOUT)
         else:
             dist.init_process_group(backend, timeout=_TIMEOUT)
-            atexit.register(leave_world)
     return World(dist.get_rank(), dist.get_world_size(), env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"], device)
 
 
