@@ -169,7 +169,7 @@ def test_validate_raises_them_all_at_once(changed):
         (
             "auc {}",
             "plugin {}",
-            "model_config.metrics[0].plugin: the slot is empty; write plugin",
+            "model_config.metrics[0].plugin: the slot is empty; write [tzrec.dev/pkg.Message]",
         ),
         (
             "auc {}",
@@ -353,3 +353,64 @@ def test_a_table_that_only_a_plugin_could_read_names_the_kind_of_plugin():
         config = parse_config(f"data_config {{ dataset_type: {name} }}", partial=True)
         (mistake,) = find_mistakes(config, partial=True)
         assert f"dataset_type = {name}: {what} are read by a plugin that offers a ReaderSpec" in mistake
+
+
+# train_config and eval_config
+
+KINDS = "table_wise, row_wise, column_wise, table_row_wise, table_column_wise, grid_shard, data_parallel"
+KERNELS = "fused, fused_uvm_caching, fused_uvm, dense"
+
+
+def test_settings_that_need_one_another_are_missed_and_names_are_compared_all_at_once(changed, mistakes):
+    text = changed(
+        'feature_name: "item_id"',
+        'feature_name: "item_id" embedding_constraints { compute_kernels: ["fused", "fusde"] }',
+        "data_config {",
+        """
+        eval_config { use_dense_ema: true }
+        train_config {
+          sparse_optimizer { sgd_optimizer { lr: 1 } }
+          dense_optimizer { sgd_optimizer { lr: 1 } }
+          fine_tune_ckpt_param_map: "names.txt"
+          tensorboard_summaries: ["loss", "lr"]
+          global_embedding_constraints { sharding_types: ["row_wise", "colum_wise"] }
+        }
+        data_config {""",
+    )
+    assert mistakes(text) == [
+        "eval_config.use_dense_ema: training keeps no moving averages; write ema {} into "
+        "train_config.dense_optimizer, or remove it",
+        "train_config.fine_tune_ckpt_param_map = 'names.txt' has no effect without fine_tune_checkpoint; set that too, "
+        "or remove it",
+        "train_config.tensorboard_summaries: 'lr' is not one of loss, learning_rate, parameter, global_gradient_norm, "
+        "gradient_norm, gradient.",
+        f"train_config.global_embedding_constraints.sharding_types: 'colum_wise' is not one of {KINDS}. Did you mean "
+        "'column_wise'?",
+        f"feature_configs[1].id_feature.embedding_constraints.compute_kernels: 'fusde' is not one of {KERNELS}. Did "
+        "you mean 'fused'?",
+    ]
+
+
+def test_a_member_of_a_sequence_feature_has_constraints_too(changed, mistakes):
+    (found,) = mistakes(
+        changed(
+            'features { id_feature { feature_name: "item_id"',
+            'features { id_feature { feature_name: "item_id" embedding_constraints { sharding_types: "rows" }',
+        )
+    )
+    place = "feature_configs[3].sequence_feature.features[0].id_feature.embedding_constraints.sharding_types"
+    assert found == f"{place}: 'rows' is not one of {KINDS}. Did you mean 'row_wise'?"
+
+
+def test_training_settings_that_fit_have_no_mistakes(mistakes):
+    text = """
+    eval_config { use_dense_ema: true }
+    train_config {
+      dense_optimizer { ema {} }
+      fine_tune_checkpoint: "other_run" fine_tune_ckpt_param_map: "names.txt"
+      tensorboard_summaries: ["loss", "gradient_norm"]
+      global_embedding_constraints { sharding_types: ["row_wise", "table_wise"] compute_kernels: "fused" }
+      early_stopping { metric: "auc" } best_checkpoint { metric: "auc" }
+    }
+    """
+    assert mistakes(text, partial=True) == []

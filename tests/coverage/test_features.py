@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from tzrec_core.data import DataParser
+from tzrec_core.engine.constraints import read_constraints
+from tzrec_core.engine.plan import create_plan
 from tzrec_core.errors import ConfigError, DataError
 from tzrec_core.protos import feature_pb2
+from tzrec_core.protos.train_pb2 import TrainConfig
 
 INPUTS = {
     "id_feature": 'expression: "user:c"',
@@ -155,6 +158,17 @@ def test_trainable_false_freezes_its_table(table, kind):
 @pytest.mark.parametrize("kind", INPUTS)
 def test_data_type_is_that_of_its_table(table, kind):
     assert table(kind, 'data_type: "FP16"')[1].dtype == torch.float16
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_embedding_constraints_say_how_its_table_is_split(embed, features_of, filled, kind):
+    limits = 'embedding_constraints { sharding_types: "column_wise" compute_kernels: "fused_uvm" }'
+    text = filled(kind, feature(kind, f"{as_ids(kind)} embedding_dim: 4 {limits}") + group())
+    module, _ = embed(text)
+    constraints = read_constraints(module, features_of(text), TrainConfig())
+    plan = create_plan(module, 2, 2, "cuda", constraints=constraints, batch_size=4, hbm_bytes=2**30, ddr_bytes=2**30)
+    (table,) = (how for tables in plan.plan.values() for how in tables.values())
+    assert (table.sharding_type, table.compute_kernel) == ("column_wise", "fused_uvm")
 
 
 @pytest.mark.parametrize("kind", INPUTS)

@@ -1,4 +1,4 @@
-"""What each field of train_config, eval_config and the optimizers does."""
+"""What each field of train_config and eval_config does to a run."""
 
 import json
 
@@ -6,12 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tzrec_core import api
-from tzrec_core.config import parse_config
-from tzrec_core.engine.checkpoint import checkpoints
-from tzrec_core.engine.optim import build_optimizers
-from tzrec_core.testing.golden import golden_batch
+from tzrec_core.config.validate import COMPUTE_KERNELS, SHARDING_TYPES, SUMMARIES
+from tzrec_core.engine import sharders
+from tzrec_core.engine import train as engine_train
+from tzrec_core.engine.callbacks import tensorboard
+from tzrec_core.engine.checkpoint import checkpoints, find_checkpoint
+from tzrec_core.errors import ConfigError
 
 MODEL = """
 feature_configs { id_feature { feature_name: "item" expression: "item:item" num_buckets: 9 embedding_dim: 4 } }
@@ -22,83 +25,9 @@ model_config {
   losses { binary_cross_entropy {} }
 }
 """
-
-# Optimizers
-
-SPARSE_CLIPPING = ("gradient_clipping: true", ""), ("max_gradient: 0.5", "gradient_clipping: true")
-ADAM = ("beta1: 0.5", ""), ("beta2: 0.5", ""), ("weight_decay: 0.5", "")
-SETTINGS = {
-    ("sparse", "sgd"): SPARSE_CLIPPING,
-    ("sparse", "adagrad"): (*SPARSE_CLIPPING, ("initial_accumulator_value: 0.5", "")),
-    ("sparse", "rowwise_adagrad"): (
-        *SPARSE_CLIPPING,
-        ("weight_decay: 0.5", "weight_decay_mode: L2"),
-        ("weight_decay_mode: DECOUPLE", "weight_decay: 0.5"),
-    ),
-    ("sparse", "adam"): (*SPARSE_CLIPPING, *ADAM),
-    ("sparse", "partial_rowwise_adam"): (*SPARSE_CLIPPING, *ADAM),
-    ("dense", "sgd"): (
-        ("momentum: 0.5", ""),
-        ("weight_decay: 0.5", ""),
-        ("dampening: 0.5", ""),
-        ("nesterov: true", ""),
-    ),
-    ("dense", "adagrad"): (("weight_decay: 0.5", ""), ("initial_accumulator_value: 0.5", ""), ("eps: 0.5", "")),
-    ("dense", "adam"): (*ADAM, ("eps: 0.5", ""), ("amsgrad: true", "beta2: 0.5")),
-    ("dense", "adamw"): (*ADAM, ("eps: 0.5", ""), ("amsgrad: true", "beta2: 0.5")),
-    ("dense", "adadelta"): (("rho: 0.5", ""), ("eps: 0.5", ""), ("weight_decay: 0.5", "")),
-    ("dense", "rmsprop"): (("alpha: 0.5", ""), ("eps: 0.5", ""), ("weight_decay: 0.5", "")),
-}
-CASES = [
-    pytest.param(part, f"{name}_optimizer", setting, others, id=f"{part}-{name}-{setting.partition(':')[0]}")
-    for (part, name), settings in SETTINGS.items()
-    for setting, others in (("lr: 0.25", ""), *settings)
-]
-
-
-@pytest.fixture
-def after_steps(model_of):
-    """An optimizer and the parameters that it moves, after steps along gradients that shrink."""
-
-    def run(part, optimizer, settings):
-        plain = {"sparse": "sgd_optimizer { lr: 0.1 }", "dense": "sgd_optimizer { lr: 0.1 }"}
-        texts = {**plain, part: f"{optimizer} {{ {settings} }}"}
-        text = " ".join(f"{name}_optimizer {{ {text} constant_learning_rate {{}} }}" for name, text in texts.items())
-        config = parse_config(f"train_config {{ {text} }}", partial=True)
-        model = model_of(MODEL).train()
-        chosen = build_optimizers(config.train_config, model)[part]
-        column = {"lengths": [1] * 6, "values": [1, 2, 3, 1, 2, 3]}
-        generator = torch.Generator().manual_seed(0)
-        for scale in (9.0, 0.1, 0.1):
-            chosen.zero_grad()
-            logits = model.predict(golden_batch({"sparse": {"__BASE__": {"item": column}}}))["logits"]
-            (logits * scale * torch.randn(6, generator=generator)).sum().backward()
-            chosen.step()
-        return chosen, torch.cat([p.detach().flatten() for group in chosen.param_groups for p in group["params"]])
-
-    return run
-
-
-@pytest.mark.parametrize(("part", "optimizer", "setting", "others"), CASES)
-def test_every_setting_of_an_optimizer_changes_its_steps(after_steps, part, optimizer, setting, others):
-    lr = "" if setting.startswith("lr") else "lr: 0.1"
-    plain = f"{lr or 'lr: 0.1'} {others}"
-    (_, without), (_, found) = (after_steps(part, optimizer, s) for s in (plain, f"{lr} {others} {setting}"))
-    assert not torch.equal(without, found)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "adamw"])
-def test_fused_uses_torchs_fused_kernel(after_steps, optimizer):
-    assert after_steps("dense", f"{optimizer}_optimizer", "lr: 0.1 fused: true")[0].param_groups[0]["fused"]
-
-
-@pytest.mark.parametrize("part", ["sparse", "dense"])
-def test_a_constant_learning_rate_stays(after_steps, part):
-    chosen, _ = after_steps(part, "adam_optimizer", "lr: 0.1")
-    assert [group["lr"] for group in chosen.param_groups] == [pytest.approx(0.1)]
-
-
-# Runs
+ADAM = "adam_optimizer { lr: 0.01 }"
+STILL = "sgd_optimizer { lr: 0 }"
+LOSS = "binary_cross_entropy"
 
 
 @pytest.fixture
@@ -108,7 +37,9 @@ def run(tmp_path):
     pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
     made = []
 
-    def train(train_config="", more="", eval_input_path=tmp_path / "rows.parquet"):
+    def train(
+        train_config="", more="", *, sparse=ADAM, dense=ADAM, model=MODEL, eval_input_path=tmp_path / "rows.parquet"
+    ):
         model_dir = tmp_path / f"run{len(made)}"
         made.append(model_dir)
         text = f"""
@@ -116,14 +47,14 @@ def run(tmp_path):
         eval_input_path: "{eval_input_path}"
         model_dir: "{model_dir}"
         train_config {{
-          sparse_optimizer {{ adam_optimizer {{ lr: 0.01 }} }}
-          dense_optimizer {{ adam_optimizer {{ lr: 0.01 }} }}
+          sparse_optimizer {{ {sparse} }}
+          dense_optimizer {{ {dense} }}
           {"" if "use_tensorboard" in train_config else "use_tensorboard: false"}
           {"" if "seed" in train_config else "seed: 1"}
           {train_config}
         }}
         data_config {{ dataset_type: ParquetDataset label_fields: "label" batch_size: 4 num_workers: 0 }}
-        {more} {MODEL}
+        {more} {model}
         """
         api.train(text)
         return model_dir
@@ -183,28 +114,198 @@ def test_a_seed_repeats_a_run(run):
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_mixed_precision_computes_in_bfloat16(run):
-    assert not torch.equal(weights(run('mixed_precision: "BF16"')), weights(run()))
+@pytest.mark.parametrize(
+    "setting", ['mixed_precision: "BF16"', 'mixed_precision: "FP16" grad_scaler {}'], ids=["BF16", "FP16"]
+)
+def test_mixed_precision_computes_in_half_precision(run, setting):
+    assert not torch.equal(weights(run(setting)), weights(run()))
 
 
 @pytest.fixture
-def tf32():
-    """The backends of TF32, left as they were."""
-    backends = {"cudnn": torch.backends.cudnn, "matmul": torch.backends.cuda.matmul}
-    before = {name: backend.allow_tf32 for name, backend in backends.items()}
-    yield backends
-    for name, backend in backends.items():
-        backend.allow_tf32 = before[name]
+def during(run, monkeypatch):
+    """What a function returns in the first step of a run of a config."""
+
+    def ask(question, train_config):
+        answers = []
+        take_step = engine_train.TrainOptimizer.step
+
+        def step(optimizer):
+            answers.append(question())
+            take_step(optimizer)
+
+        monkeypatch.setattr(engine_train.TrainOptimizer, "step", step)
+        run(train_config)
+        return answers[0]
+
+    return ask
 
 
 @pytest.mark.parametrize(
-    ("setting", "name", "is_allowed"),
-    [("cudnn_allow_tf32: false", "cudnn", False), ("cuda_matmul_allow_tf32: true", "matmul", True)],
+    ("setting", "backend", "is_allowed"),
+    [
+        ("cudnn_allow_tf32: false", torch.backends.cudnn, False),
+        ("cuda_matmul_allow_tf32: true", torch.backends.cuda.matmul, True),
+    ],
+    ids=["cudnn", "matmul"],
 )
-def test_tf32_is_allowed_as_configured(run, tf32, setting, name, is_allowed):
-    tf32[name].allow_tf32 = not is_allowed
-    run(setting)
-    assert tf32[name].allow_tf32 == is_allowed
+def test_tf32_is_allowed_as_configured(during, setting, backend, is_allowed):
+    before = backend.allow_tf32
+    try:
+        backend.allow_tf32 = not is_allowed
+        assert during(lambda: backend.allow_tf32, setting) == is_allowed
+        assert backend.allow_tf32 != is_allowed
+    finally:
+        backend.allow_tf32 = before
+
+
+def test_deterministic_runs_use_deterministic_operations_only(during):
+    assert during(torch.are_deterministic_algorithms_enabled, "deterministic: true")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_torch_compile_compiles_the_dense_part(run):
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    compiled = weights(run("torch_compile: true"))
+    assert graphs["unique_graphs"] > before
+    torch.testing.assert_close(compiled, weights(run()))
+
+
+# Where the first parameters come from
+
+
+def test_fine_tune_checkpoint_is_where_the_first_parameters_come_from(run):
+    first = run()
+    second = run(f'seed: 2 fine_tune_checkpoint: "{first}"', sparse=STILL, dense=STILL)
+    assert torch.equal(weights(first), weights(second))
+
+
+def test_fine_tune_ckpt_param_map_gives_the_names_in_the_other_checkpoint(run, tmp_path):
+    first = run()
+    table = "model.embedding_group.emb_impls.__BASE__.ebc.embedding_bags.{}.weight"
+    (tmp_path / "names").write_text(
+        "".join(f"{table.format(f'thing{end}')} {table.format(f'item_emb{end}')}\n" for end in ("", "_wide"))
+    )
+    settings = f'seed: 2 fine_tune_checkpoint: "{first}" fine_tune_ckpt_param_map: "{tmp_path}/names"'
+    renamed = MODEL.replace("embedding_dim: 4", 'embedding_dim: 4 embedding_name: "thing"')
+    second = run(settings, sparse=STILL, dense=STILL, model=renamed)
+    assert torch.equal(weights(first), weights(second))
+
+
+# How tables are split
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The sharding types of the tables of each run."""
+    found = []
+    shard = engine_train.shard
+
+    def watched(*args, **kwargs):
+        model = shard(*args, **kwargs)
+        (tables,) = model.plan.plan.values()
+        found.append({name: how.sharding_type for name, how in tables.items()})
+        return model
+
+    monkeypatch.setattr(engine_train, "shard", watched)
+    return found
+
+
+def test_embedding_constraints_say_how_tables_are_split_in_a_run(run, plans):
+    sgd = "sgd_optimizer { lr: 0.1 }"
+    free = run(sparse=sgd)
+    constraints = 'embedding_constraints { sharding_types: "%s" }'
+    limited = run(f"global_{constraints % 'column_wise'}", sparse=sgd)
+    own = MODEL.replace("embedding_dim: 4", f"embedding_dim: 4 {constraints % 'row_wise'}")
+    run(f"global_{constraints % 'column_wise'}", sparse=sgd, model=own)
+    assert [set(plan.values()) for plan in plans] == [{"table_wise"}, {"column_wise"}, {"row_wise"}]
+    torch.testing.assert_close(weights(free), weights(limited))
+
+
+def test_names_are_checked_against_those_that_the_engine_knows():
+    assert set(SHARDING_TYPES) == set(sharders.SHARDING_TYPES)
+    assert set(COMPUTE_KERNELS) == set(sharders.COMPUTE_KERNELS)
+    assert set(SUMMARIES) == set(tensorboard.SUMMARIES)
+
+
+# What watches a run
+
+
+def test_is_profiling_writes_a_trace(run):
+    folder = run("num_epochs: 5 is_profiling: true") / "profile"
+    assert "traceEvents" in json.loads((folder / "step_15.trace.json").read_text())
+    assert "CPU" in (folder / "step_15.txt").read_text()
+
+
+def test_tensorboard_summaries_are_what_tensorboard_shows(run):
+    def shown(settings):
+        folder = run(f"use_tensorboard: true log_step_count_steps: 1 {settings}") / "tensorboard" / "train"
+        events = EventAccumulator(str(folder)).Reload().Tags()
+        return {tag.partition("/")[0] for tag in (*events["scalars"], *events["histograms"])}
+
+    always = shown("") - {"loss", "learning_rate"}
+    assert shown("") == always | {"loss", "learning_rate"}
+    chosen = {"parameter", "gradient", "global_gradient_norm"}
+    assert shown(f"tensorboard_summaries: {json.dumps(sorted(chosen))}") == always | chosen
+
+
+def test_callbacks_of_plugins_take_part(run, use_plugins):
+    use_plugins("acme-ranking", "tzrec-wide-and-deep")
+    assert steps_saved(run("callbacks { [tzrec.dev/acme_ranking.StopAfterRows] { rows: 8 } }")) == [2]
+
+
+EACH_STEP = "num_epochs: 3 save_checkpoints_steps: 1"
+
+
+def last_step(model_dir):
+    return steps_saved(model_dir)[-1]
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(run):
+    still = {"sparse": STILL, "dense": STILL}
+    assert last_step(run(EACH_STEP, **still)) == 9
+    assert last_step(run(f'{EACH_STEP} early_stopping {{ metric: "{LOSS}" patience: 2 }}', **still)) == 3
+
+
+def test_early_stopping_wants_losses_to_fall_if_lower_is_better(run):
+    assert last_step(run(f'{EACH_STEP} early_stopping {{ metric: "{LOSS}" higher_is_better: false }}')) == 9
+
+
+def test_early_stopping_does_not_count_gains_below_min_delta(run):
+    stopping = f'early_stopping {{ metric: "{LOSS}" higher_is_better: false min_delta: 0.5 }}'
+    assert last_step(run(f"{EACH_STEP} {stopping}")) == 4
+
+
+@pytest.mark.parametrize(
+    ("lower", "best", "kept"), [("", 2, [2, 6]), ("higher_is_better: false", 6, [6])], ids=["higher", "lower"]
+)
+def test_best_checkpoint_is_kept_beside_the_latest(run, lower, best, kept):
+    rule = f'best_checkpoint {{ metric: "{LOSS}" {lower} }}'
+    model_dir = run(f"num_epochs: 2 save_checkpoints_steps: 2 keep_checkpoint_max: 1 {rule}")
+    assert find_checkpoint(model_dir, "best").name == f"model.ckpt-{best}"
+    assert steps_saved(model_dir) == kept
+
+
+@pytest.mark.parametrize("setting", ["early_stopping", "best_checkpoint"])
+def test_the_metric_of_early_stopping_and_of_the_best_checkpoint_must_exist(run, setting):
+    with pytest.raises(ConfigError, match=rf"train_config\.{setting}\.metric = 'acu' is not a metric"):
+        run(f'{setting} {{ metric: "acu" }}')
+
+
+# Evaluation
+
+
+def test_use_dense_ema_evaluates_the_averages(run):
+    def loss(settings, more="eval_config { use_dense_ema: true }"):
+        model_dir = run(more=more, dense=f"{ADAM} {settings}")
+        (line,) = lines(model_dir, "eval")
+        assert api.evaluate(model_dir / "pipeline.config").metrics[LOSS] == pytest.approx(line[LOSS])
+        return line[LOSS]
+
+    last_values = loss("", more="")
+    assert loss("ema { decay: 0 }") == pytest.approx(last_values)
+    assert loss("ema { decay: 0.5 }") != pytest.approx(last_values)
 
 
 def test_eval_config_limits_and_logs_evaluation(run, capsys):

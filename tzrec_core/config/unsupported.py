@@ -9,10 +9,6 @@ from tzrec_core.config.walk import messages_in
 from tzrec_core.errors import ConfigError
 from tzrec_core.protos.data_pb2 import DataConfig, DatasetType
 
-_SCHEDULES = (
-    "exponential_decay_learning_rate", "manual_step_learning_rate", "cosine_annealing_learning_rate",
-    "cosine_annealing_warm_restarts_learning_rate",
-)  # fmt: skip
 _FEATURES = (
     "IdFeature", "RawFeature", "ComboFeature", "CombineFeature", "LookupFeature", "MatchFeature", "ExprFeature",
     "OverlapFeature", "TokenizeFeature", "KvDotProduct", "CustomFeature", "BoolMaskFeature",
@@ -20,28 +16,14 @@ _FEATURES = (
 
 # Message.field, or Message.field=VALUE -> what it would be, and what to do.
 REFUSED: dict[str, str] = {
-    "TrainConfig.fine_tune_checkpoint": "starting from another run's checkpoint is not supported yet; remove it",
-    "TrainConfig.fine_tune_ckpt_param_map": "starting from another run's checkpoint is not supported yet; remove it",
-    "TrainConfig.is_profiling": "profiling a run is not supported yet; remove it",
-    "TrainConfig.tensorboard_summaries": "choosing summaries is not supported yet; loss and metrics are "
-    "written; remove it",
-    "TrainConfig.global_embedding_constraints": "training runs on one process, so nothing is sharded yet; remove it",
-    "TrainConfig.mixed_precision=FP16": "FP16 needs gradient scaling, which is not supported yet; use BF16 or "
-    "remove it",
-    "TrainConfig.grad_scaler": "gradient scaling is not supported yet; remove it",
-    "TrainConfig.gradient_accumulation_steps": "gradient accumulation is not supported yet; raise batch_size instead",
-    "TrainConfig.grad_clipping": "gradient clipping is not supported yet; remove it",
-    "TrainConfig.save_checkpoints_timestamp_interval": "checkpoints by data timestamp are not supported yet; use "
-    "save_checkpoints_steps",
-    "TrainConfig.save_checkpoints_timestamps": "checkpoints by data timestamp are not supported yet; use "
-    "save_checkpoints_steps",
-    "TrainConfig.save_checkpoints_timestamp_quorum": "checkpoints by data timestamp are not supported yet; remove it",
+    **{
+        f"TrainConfig.{name}": "checkpoints by event time need a reader plugin whose rows carry timestamps, which "
+        "readers cannot give yet; use save_checkpoints_steps or save_checkpoints_epochs"
+        for name in ("save_checkpoints_timestamp_interval", "save_checkpoints_timestamps",
+                     "save_checkpoints_timestamp_quorum")
+    },
     "TrainConfig.delta_embedding_dump_config": "dumping changed embeddings is not supported yet; FeatureStore needs a "
     "plugin that offers it; remove it",
-    "TrainConfig.callbacks": "callbacks of plugins are not supported yet; remove them",
-    "DenseOptimizer.part_optimizers": "optimizers for parts of the model are not supported yet; remove them",
-    "DenseOptimizer.ema": "averaging of the dense parameters is not supported yet; remove it",
-    "EvalConfig.use_dense_ema": "averaging of the dense parameters is not supported yet; remove it",
     "ModelConfig.use_pareto_loss_weight": "weighing losses by Pareto efficiency is not supported yet; remove it",
     "ModelConfig.kernel=TRITON": "only PYTORCH kernels are built in so far; remove the line",
     "ModelConfig.kernel=CUTLASS": "only PYTORCH kernels are built in so far; remove the line",
@@ -59,21 +41,6 @@ REFUSED: dict[str, str] = {
         f"DataConfig.{name}": "sampling negatives is not supported yet; it comes with the matching models"
         for name in ("negative_sampler", "negative_sampler_v2", "hard_negative_sampler", "hard_negative_sampler_v2",
                      "tdm_sampler")
-    },
-    **{
-        f"SparseOptimizer.{name}": "not supported yet; use adam_optimizer, adagrad_optimizer, "
-        "rowwise_adagrad_optimizer, partial_rowwise_adam_optimizer or sgd_optimizer"
-        for name in ("lars_sgd_optimizer", "lamb_optimizer", "partial_rowwise_lamb_optimizer", "adadelta_optimizer",
-                     "rmsprop_optimizer")
-    },
-    **{
-        f"{part}.{name}": "learning-rate schedules are not supported yet; use constant_learning_rate {}"
-        for part in ("SparseOptimizer", "DenseOptimizer")
-        for name in _SCHEDULES
-    },
-    **{
-        f"{feature}.embedding_constraints": "training runs on one process, so nothing is sharded yet; remove it"
-        for feature in _FEATURES
     },
     **{
         f"{feature}.{name}": f"{what} is not supported yet; use hash_bucket_size"

@@ -14,6 +14,7 @@ from tzrec_core.config.unsupported import reader_problem, refused_settings
 from tzrec_core.config.walk import messages_in
 from tzrec_core.errors import ConfigError, TzrecError, did_you_mean
 from tzrec_core.plugins.spec import (
+    CallbackSpec,
     Group,
     LossSpec,
     MetricSpec,
@@ -25,6 +26,13 @@ from tzrec_core.plugins.spec import (
     Task,
 )
 from tzrec_core.protos.model_pb2 import FeatureGroupType
+
+# What a repeated string of the schema may hold.
+SUMMARIES = ("loss", "learning_rate", "parameter", "global_gradient_norm", "gradient_norm", "gradient")
+SHARDING_TYPES = (
+    "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard", "data_parallel",
+)  # fmt: skip
+COMPUTE_KERNELS = ("fused", "fused_uvm_caching", "fused_uvm", "dense")
 
 
 def validate(config: Any) -> None:
@@ -52,7 +60,7 @@ def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
     mistakes = [*refused_settings(config), *range_mistakes(config)]
     if config.HasField("model_dir") and not config.model_dir:
         mistakes.append("model_dir is empty; name the folder that checkpoints and results go to")
-    mistakes += [*_duplicates(entries, config), *_labels(config)]
+    mistakes += [*_duplicates(entries, config), *_labels(config), *_training(config), *_constraints(config)]
     if config.data_config.HasField("dataset_type") and (problem := reader_problem(config.data_config)):
         mistakes.append(problem)
     model_config = config.model_config
@@ -106,11 +114,43 @@ def _slots(config: Any) -> Iterator[str]:
             if encoder.WhichOneof("seq_module") == "plugin":
                 path = f"model_config.feature_groups[{number}].sequence_encoders[{index}].plugin"
                 slots.append((SeqEncoderSpec, path, encoder.plugin))
+    for index, slot in enumerate(config.train_config.callbacks):
+        slots.append((CallbackSpec, f"train_config.callbacks[{index}]", slot))
     for kind, path, slot in slots:
         try:
             spec_of(kind, "plugin", slot)
         except TzrecError as error:
             yield f"{path}: {error}"
+
+
+def _training(config: Any) -> Iterator[str]:
+    """Settings of train_config and eval_config that need one another."""
+    train_config = config.train_config
+    if config.eval_config.use_dense_ema and not train_config.dense_optimizer.HasField("ema"):
+        yield (
+            "eval_config.use_dense_ema: training keeps no moving averages; write ema {} into "
+            "train_config.dense_optimizer, or remove it"
+        )
+    if train_config.fine_tune_ckpt_param_map and not train_config.fine_tune_checkpoint:
+        yield (
+            f"train_config.fine_tune_ckpt_param_map = {train_config.fine_tune_ckpt_param_map!r} has no effect without "
+            "fine_tune_checkpoint; set that too, or remove it"
+        )
+    yield from _names("train_config.tensorboard_summaries", train_config.tensorboard_summaries, SUMMARIES)
+
+
+def _constraints(config: Any) -> Iterator[str]:
+    """How tables may be split, said for all of them or for those of a feature."""
+    for path, message in messages_in(config):
+        if message.DESCRIPTOR.name == "ParameterConstraints":
+            yield from _names(f"{path}.sharding_types", message.sharding_types, SHARDING_TYPES)
+            yield from _names(f"{path}.compute_kernels", message.compute_kernels, COMPUTE_KERNELS)
+
+
+def _names(path: str, names: Iterable[str], known: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            yield f"{path}: {name!r} is not one of {', '.join(known)}.{did_you_mean(name, known)}"
 
 
 def _labels(config: Any) -> Iterator[str]:
