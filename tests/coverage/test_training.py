@@ -9,10 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tzrec_core import api
-from tzrec_core.config.validate import COMPUTE_KERNELS, SHARDING_TYPES, SUMMARIES
-from tzrec_core.engine import sharders
 from tzrec_core.engine import train as engine_train
-from tzrec_core.engine.callbacks import tensorboard
 from tzrec_core.engine.checkpoint import checkpoints, find_checkpoint
 from tzrec_core.errors import ConfigError
 
@@ -221,12 +218,6 @@ def test_embedding_constraints_say_how_tables_are_split_in_a_run(run, plans):
     run(f"global_{constraints % 'column_wise'}", sparse=sgd, model=own)
     assert [set(plan.values()) for plan in plans] == [{"table_wise"}, {"column_wise"}, {"row_wise"}]
     torch.testing.assert_close(weights(free), weights(limited))
-
-
-def test_names_are_checked_against_those_that_the_engine_knows():
-    assert set(SHARDING_TYPES) == set(sharders.SHARDING_TYPES)
-    assert set(COMPUTE_KERNELS) == set(sharders.COMPUTE_KERNELS)
-    assert set(SUMMARIES) == set(tensorboard.SUMMARIES)
 
 
 # What watches a run

@@ -29,7 +29,7 @@ from tzrec_core.protos.model_pb2 import FeatureGroupType
 
 # What a repeated string of the schema may hold.
 SUMMARIES = ("loss", "learning_rate", "parameter", "global_gradient_norm", "gradient_norm", "gradient")
-SHARDING_TYPES = (
+SHARDING_TYPES = (  # in the order of preference where the planner sees no difference
     "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard", "data_parallel",
 )  # fmt: skip
 COMPUTE_KERNELS = ("fused", "fused_uvm_caching", "fused_uvm", "dense")

@@ -10,9 +10,8 @@ from torch import nn
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
+from tzrec_core.config.validate import COMPUTE_KERNELS, SHARDING_TYPES
 from tzrec_core.engine.sharders import (
-    COMPUTE_KERNELS,
-    SHARDING_TYPES,
     all_tables,
     collections_of,
     possible_compute_kernels,

@@ -27,7 +27,7 @@ from tzrec_core.engine.sparse_optim import (
 )
 from tzrec_core.models import BaseModel
 
-__all__ = ["TrainOptimizer", "build_optimizers", "check_processes", "fuse_sparse_optimizer", "is_fused"]
+__all__ = ["TrainOptimizer", "check_processes", "fuse_sparse_optimizer", "is_fused"]
 
 _log = logging.getLogger(__name__)
 
@@ -297,21 +297,3 @@ def _clip(parameters: list[torch.nn.Parameter], settings: dict[str, Any]) -> Non
         torch.nn.utils.clip_grad_norm_(parameters, settings["max_gradient"], settings["norm_type"])
     elif settings["clipping_type"] == "value":
         torch.nn.utils.clip_grad_value_(parameters, settings["max_gradient"])
-
-
-def build_optimizers(train_config: Any, model: BaseModel) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of an unsharded model, by part: `sparse` for the embedding tables, `dense` for all others.
-
-    Makes the gradients of the tables sparse, so call it before the first backward pass. A part without trainable
-    parameters is left out.
-
-    Raises:
-        ConfigError: no optimizer is set for a part that needs one, or it refuses a setting.
-    """
-    tables, _ = model.sparse_parameters()
-    ids = {id(p) for p in tables}
-    dense = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in ids}
-    optimizers: dict[str, torch.optim.Optimizer] = {}
-    if tables and (lazy := lazy_optimizer(train_config, model)):
-        optimizers["sparse"] = lazy
-    return optimizers | {part.name: part.optimizer for part in dense_parts(train_config.dense_optimizer, dense)}

@@ -12,9 +12,10 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import PlannerError, ShardingOption
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
+from tzrec_core.config.validate import COMPUTE_KERNELS, SHARDING_TYPES
 from tzrec_core.engine.constraints import TableConstraints, planner_constraints
 from tzrec_core.engine.plan_table import state_bytes, table_bytes
-from tzrec_core.engine.sharders import COMPUTE_KERNELS, SHARDING_TYPES, all_tables, create_sharders
+from tzrec_core.engine.sharders import all_tables, create_sharders
 from tzrec_core.errors import ConfigError
 
 _MARGIN = 0.15  # of a process's memory, for activations and what else is not counted

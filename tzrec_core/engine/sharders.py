@@ -13,13 +13,8 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.types import ModuleSharder
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
 
+from tzrec_core.config.validate import SHARDING_TYPES
 from tzrec_core.engine.shards import local_shards
-
-# The order is that of preference where the planner sees no difference.
-SHARDING_TYPES = (
-    "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard", "data_parallel",
-)  # fmt: skip
-COMPUTE_KERNELS = ("fused", "fused_uvm_caching", "fused_uvm", "dense")
 
 # Not data_parallel and its kernel `dense`: torchrec leaves the copies of such a table to a dense optimizer.
 _POOLED_TYPES = SHARDING_TYPES[:-1]

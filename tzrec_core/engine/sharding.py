@@ -9,7 +9,7 @@ import torch
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
-from tzrec_core.engine.constraints import read_constraints
+from tzrec_core.engine.constraints import TableConstraints, read_constraints
 from tzrec_core.engine.plan import create_plan, quiet_torchrec
 from tzrec_core.engine.plan_table import plan_text
 from tzrec_core.engine.sharders import create_sharders, materialise_tables
@@ -45,6 +45,11 @@ def shard(
     allow_uneven_batches()
     has_dense = _has_trainable_dense(wrapper)
     plan = world.from_main(lambda: _plan(wrapper, config, world)) if is_fused else ShardingPlan({})
+    if not is_fused and isinstance(wrapper, TrainWrapper) and (limited := _constraints(wrapper, config)):
+        _log.warning(
+            "embedding_constraints of %s have no effect: with this sparse_optimizer one process keeps its tables whole",
+            ", ".join(limited),
+        )
     if not is_fused:
         materialise_tables(wrapper)
     if is_fused and world.size > 1 and world.is_main:
@@ -70,17 +75,19 @@ def _has_trainable_dense(wrapper: TrainWrapper | PredictWrapper) -> bool:
     return any(p.requires_grad and id(p) not in tables for p in wrapper.parameters())
 
 
-def _plan(wrapper: TrainWrapper | PredictWrapper, config: Any, world: World) -> ShardingPlan:
+def _constraints(wrapper: TrainWrapper | PredictWrapper, config: Any) -> dict[str, TableConstraints]:
     model = wrapper.model
+    return read_constraints(wrapper, model.get_features_in_feature_groups(model._feature_groups), config.train_config)
+
+
+def _plan(wrapper: TrainWrapper | PredictWrapper, config: Any, world: World) -> ShardingPlan:
     hbm = torch.cuda.get_device_properties(world.device).total_memory if world.device.type == "cuda" else None
     return create_plan(
         wrapper,
         world.size,
         world.local_size,
         world.device.type,
-        constraints=read_constraints(
-            wrapper, model.get_features_in_feature_groups(model._feature_groups), config.train_config
-        ),
+        constraints=_constraints(wrapper, config),
         batch_size=config.data_config.batch_size,
         hbm_bytes=hbm,
         ddr_bytes=host_memory(),

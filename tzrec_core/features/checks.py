@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tzrec_core.features.feature import BaseFeature
 
 _DENSE_EMBEDDINGS = ("autodis", "mlp")
-_OF_A_TABLE = ("embedding_name", "init_fn", "pooling", "data_type", "trainable")
+_OF_A_TABLE = ("embedding_name", "init_fn", "pooling", "data_type", "trainable", "embedding_constraints")
 _SIDES = ("user", "item", "context")
 _POOLINGS = ("sum", "mean")
 _DATA_TYPES = ("FP32", "FP16")
@@ -177,5 +177,5 @@ def _value_problems(feature: "BaseFeature") -> list[str]:
 
 
 def _unsupported_problems(feature: "BaseFeature") -> list[str]:
-    # Columns can be parsed for these: the embedding group and the engine answer for them.
-    return list(refused_settings(feature.config, feature.at(), but=("zch", "dynamicemb", "embedding_constraints")))
+    # Columns can be parsed for these: the embedding group answers for them.
+    return list(refused_settings(feature.config, feature.at(), but=("zch", "dynamicemb")))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tzrec_core.engine.callbacks.tensorboard import SUMMARIES, TensorBoard
+from tzrec_core.config.validate import SUMMARIES
+from tzrec_core.engine.callbacks.tensorboard import TensorBoard
 from tzrec_core.errors import ConfigError
 
 VALUES = {"loss": 0.5, "binary_cross_entropy": 0.5, "auc": 0.7, "samples_per_second": 10.0}

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.types import ShardedModule
 
+from tzrec_core.config.validate import SUMMARIES
 from tzrec_core.engine.callbacks.callback import Callback, Run
 from tzrec_core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-SUMMARIES = ("loss", "learning_rate", "parameter", "global_gradient_norm", "gradient_norm", "gradient")
 _DEFAULT = ("loss", "learning_rate")
 
 
@@ -28,7 +28,7 @@ class TensorBoard(Callback):
     gradients to show, for their optimizer may be fused into the backward pass.
 
     Args:
-        summaries: of `SUMMARIES`; empty = loss and learning_rate.
+        summaries: as `train_config.tensorboard_summaries`; empty = loss and learning_rate.
 
     Raises:
         ConfigError: there is no such summary.
