@@ -154,7 +154,7 @@ class BaseFeature:
         """Its width in a feature group."""
         return self.embedding_dim if self.has_embedding else self.value_dim
 
-    @property
+    @cached_property
     def encoding(self) -> str:
         """The config field that sizes the table and says how a text becomes an id; "" for dense."""
         return next((f for f in ENCODINGS if self.explicit(f) is not None), "")

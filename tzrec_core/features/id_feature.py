@@ -49,10 +49,9 @@ class IdFeature(IdLikeFeature):
         return self._parse_input(columns, source, first_row, self._parse_column)
 
     def _parse_column(self, column: pa.Array, place: Place) -> Parsed:
-        sep = self.setting("separator") if self.value_dim != 1 or self.is_weighted else None
-        cells = cut_ids(self, column, sep, place)
+        cells = cut_ids(self, column, self._separator, place)
         cells = replace(cells, values=self._encode(cells, place))
-        default, step_default = self._default(sep, place)
+        default, step_default = self._default
         return finish_ids(self, cells, place, default=default, step_default=step_default)
 
     def _encode(self, cells: Cells, place: Place) -> np.ndarray:
@@ -71,12 +70,18 @@ class IdFeature(IdLikeFeature):
             return hash_texts(texts, self.num_embeddings)
         return self._vocab.encode(texts)
 
-    def _default(self, sep: str | None, place: Place) -> tuple[Cells | None, int | None]:
+    @property
+    def _separator(self) -> str | None:
+        return self.setting("separator") if self.value_dim != 1 or self.is_weighted else None
+
+    @cached_property
+    def _default(self) -> tuple[Cells | None, int | None]:
         """What an empty row or step gets, and what a step that needs an id gets without it."""
         text = self.setting("default_value")
         if text:
+            place = Place("", self.at("default_value"))
             cut = cut_weighted if self.is_weighted and ":" in text else cut_rows
-            cells = cut(pa.array([text]), sep, place)
+            cells = cut(pa.array([text]), self._separator, place)
             return replace(cells, values=self._encode(cells, place)), None
         if self.encoding == "hash_bucket_size":
             return None, int(hash_texts(pa.array([""]), self.num_embeddings)[0])

@@ -206,10 +206,16 @@ def _plain(values: pa.Array, place: Place) -> pa.Array:
     elif pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     if is_text(values.type):
-        return pc.if_else(pc.equal(values, pa.scalar("", values.type)), pa.scalar(None, values.type), values)
+        return _nulls_where(pc.equal(values, pa.scalar("", values.type)), values)
     if pa.types.is_floating(values.type):
-        return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        return _nulls_where(pc.is_nan(values), values)
     return values
+
+
+def _nulls_where(missing: pa.Array, values: pa.Array) -> pa.Array:
+    if not pc.any(missing).as_py():  # most columns: what follows copies them
+        return values
+    return pc.if_else(missing, pa.scalar(None, values.type), values)
 
 
 def _as_text(values: pa.Array, kind: pa.DataType, place: Place) -> pa.Array:

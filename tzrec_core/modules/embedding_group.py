@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, KeyedTensor
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
 
 from tzrec_core.config import config_to_kwargs
@@ -15,9 +15,9 @@ from tzrec_core.data.batch import Batch
 from tzrec_core.errors import ConfigError, did_you_mean
 from tzrec_core.features import BaseFeature
 from tzrec_core.features.init_fn import parse_init_fn
-from tzrec_core.modules import jagged
+from tzrec_core.modules import jagged, regroup
 from tzrec_core.modules.base import BaseModule
-from tzrec_core.modules.embedding_tables import TableSet, allocating, embedding_names
+from tzrec_core.modules.embedding_tables import TableSet, allocating, embedding_names, table_device
 from tzrec_core.modules.feature_groups import (
     encoder_input,
     encoder_settings,
@@ -94,7 +94,7 @@ class PooledEmbedding(BaseModule):
             configs = [replace(config, pooling=PoolingType.SUM) for config in configs]
         self._has_sparse = bool(configs)
         if configs:
-            self.ebc = EmbeddingBagCollection(tables=configs, is_weighted=bool(weighted), device=device)
+            self.ebc = EmbeddingBagCollection(tables=configs, is_weighted=bool(weighted), device=table_device(device))
             table_set.freeze(self.ebc.embedding_bags)
         self._has_dense = bool(dense)
         numeric = [feature for feature in dense.values() if feature.dense_emb_config is not None]
@@ -103,32 +103,28 @@ class PooledEmbedding(BaseModule):
             with torch.device(device):
                 self.dense_ec = NumericEmbeddingCollection([_numeric_config(feature) for feature in numeric])
         names = embedding_names(configs)
-        self._sources: dict[str, list[tuple[str, str]]] = {}
-        for group in groups:
-            self._sources[group.name] = [
-                ("sparse", names[f.name, sparse[group.name, f.name]])
-                if f.is_sparse
-                else ("numeric" if f.name in self._numeric_names else "dense", f.name)
-                for f in group.features
-            ]
+        self._keys = {
+            group.name: [names[f.name, sparse[group.name, f.name]] if f.is_sparse else f.name for f in group.features]
+            for group in groups
+        }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Embed the groups: (B, sum of widths) each."""
-        columns: dict[str, dict[str, Tensor]] = {}
+        keyed: list[KeyedTensor] = []
         if self._has_sparse:
             ids = batch.sparse_features[self._data_group]
             if self._mean_features:
                 ids = jagged.mean_weights(ids, self._mean_features)
-            columns["sparse"] = jagged.split_columns(self.ebc(ids))
+            keyed.append(self.ebc(ids))
+        numeric: dict[str, Tensor] = {}
         if self._has_dense:
-            columns["dense"] = jagged.split_columns(batch.dense_features[self._data_group])
-        if self._numeric_names:
-            columns["numeric"] = self.dense_ec({name: columns["dense"][name] for name in self._numeric_names})
-        outputs: dict[str, Tensor] = {}
-        for name, sources in self._sources.items():
-            parts = [columns[source][key] for source, key in sources]
-            outputs[name] = jagged.join_columns(parts)
-        return outputs
+            dense = batch.dense_features[self._data_group]
+            keyed.append(dense)
+            if self._numeric_names:
+                columns = jagged.split_columns(dense)
+                numeric = self.dense_ec({name: columns[name] for name in self._numeric_names})
+        grouped = regroup.by_group(keyed, numeric, list(self._keys.values()))
+        return {name: grouped[i] for i, name in enumerate(self._keys)}
 
 
 class EmbeddingGroup(BaseModule):
