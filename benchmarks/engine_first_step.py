@@ -44,13 +44,13 @@ def main() -> None:
     from tzrec_core.models import BaseModel, TrainWrapper
 
     mark("imports")
+    batch = "optimizer, loader, first batch"
     marking(BaseModel, "config, plugins, features", before=True)
     marking(TrainWrapper, "model", before=False)
     marking(DistributedModelParallel, "sharding", before=False)
-    register_module_forward_pre_hook(
-        lambda module, args: mark("optimizer, loader, first batch") if isinstance(module, TrainWrapper) else None
-    )
-    register_optimizer_step_post_hook(lambda *args: mark("first step"))
+    register_module_forward_pre_hook(lambda module, args: mark(batch) if isinstance(module, TrainWrapper) else None)
+    # before the first batch optimizers may step for nothing, to have their states made
+    register_optimizer_step_post_hook(lambda *args: mark("first step") if batch in marks else None)
     sys.argv = ["tzrec", "train", *sys.argv[2:]]
     try:
         tzrec()
