@@ -61,6 +61,7 @@ check: setup .venv-protos/.done
 
 bench: setup
 	$(BIN)/python benchmarks/cli_start.py
+	$(BIN)/python benchmarks/engine.py
 
 protos: .venv-protos/.done
 	.venv-protos/bin/python scripts/protos.py
