@@ -27,7 +27,7 @@ from tzrec_core.engine.checkpoint import (
     load_optimizer,
     read_meta,
 )
-from tzrec_core.engine.checkpoint_files import write_meta
+from tzrec_core.engine.checkpoint_files import read_tensors, write_meta
 from tzrec_core.engine.world import World, join_world
 from tzrec_core.errors import CheckpointError, ConfigError
 
@@ -369,6 +369,33 @@ def test_a_checkpoint_between_the_two_renames_that_replace_it_is_found_and_put_b
     assert read_meta(find_checkpoint(tmp_path))["step"] == 5
     Run().step().save(tmp_path, 6)
     assert names_in(tmp_path) == ["model.ckpt-5", "model.ckpt-6"]
+
+
+def test_tables_that_share_a_storage_are_written_without_a_copy(tmp_path, monkeypatch):
+    storage = torch.arange(20.0, dtype=torch.bfloat16)
+    tables = {"first": storage[:12].view(3, 4), "second": storage[12:].view(2, 4)}
+    addresses = []
+    write = dcp.filesystem._write_item
+
+    def note(transforms, stream, tensor, *others):
+        addresses.append(tensor.data_ptr())
+        return write(transforms, stream, tensor, *others)
+
+    monkeypatch.setattr(dcp.filesystem, "_write_item", note)
+    with CheckpointSaver(tmp_path, WORLD) as saver:
+        path = saver.save(tables, {}, {"step": 1}, wait=True)
+    assert sorted(addresses) == [tables["first"].data_ptr(), tables["second"].data_ptr()]
+    loaded = {name: torch.zeros_like(table) for name, table in tables.items()}
+    read_tensors(path / "model", loaded)
+    assert_same(loaded, tables)
+
+
+def test_more_than_may_lie_twice_in_host_memory_is_written_while_training_waits(tmp_path, monkeypatch, caplog):
+    run = Run().step()
+    monkeypatch.setattr(module, "_MAX_COPY", sum(t.nbytes for t in run.tensors().values()) - 1)
+    with CheckpointSaver(tmp_path, WORLD) as saver:
+        assert saver.save(run.wrapper.state_dict(), run.states(), {"step": 1}, wait=False).is_dir()
+    assert "training waits while a checkpoint is written" in caplog.text
 
 
 # In the background

@@ -27,6 +27,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
+from torch.distributed.checkpoint.planner import WriteItem
 
 from tzrec_core import __version__
 from tzrec_core.engine.checkpoint_files import (
@@ -56,6 +57,7 @@ BEST = "best.json"
 
 _TIMEOUT = timedelta(minutes=30)  # what one rank may write longer than the others
 _COPY_SHARE = 0.5  # of the free memory that the copy for a background save may take
+_MAX_COPY = 2**29  # bytes of it that may double what is in host memory already
 
 __all__ = [
     "BEST",
@@ -238,7 +240,8 @@ class CheckpointSaver:
             optimizer_tensors: by name; those of a rank need not be those of the others.
             meta: what `read_meta` returns later, besides versions; JSON values; must hold `step`. Rank 0's counts.
             wait: False copies the tensors to host memory and writes in the background, so that the next step may
-                change them. When memory is short, it waits nevertheless.
+                change them. When that would take more than half of the free memory, or hold more than 512 MiB of host
+                memory twice, it waits nevertheless.
 
         Returns:
             the checkpoint's folder, which is there once the save has ended.
@@ -270,17 +273,20 @@ class CheckpointSaver:
             self._world.from_main(lambda: write_meta(last, {**read_meta(last), **changes}))
 
     def _has_memory_for_copy(self, parts: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
-        needed, free = self._world.largest(
-            sum(num_bytes(state.values()) for state in parts.values()),
+        tensors = [tensor for state in parts.values() for tensor in state.values()]
+        needed, doubled, free = self._world.largest(
+            num_bytes(tensors),
+            num_bytes(tensor for tensor in tensors if tensor.device.type == "cpu"),
             -psutil.virtual_memory().available / self._world.local_size,
         )
-        is_short = needed > -free * _COPY_SHARE
+        is_short = needed > -free * _COPY_SHARE or doubled > _MAX_COPY
         if is_short and not self._has_said_memory and self._world.is_main:
             _log.warning(
-                "training waits while a checkpoint is written: a copy of it takes %.1f MiB per process, and %.1f MiB "
-                "are free",
+                "training waits while a checkpoint is written: a copy of it takes %.1f MiB of memory per process, and "
+                "may take half of the %.1f MiB that are free, but not more than %.0f MiB beside tensors in host memory",
                 needed / 2**20,
                 -free / 2**20,
+                _MAX_COPY / 2**20,
             )
         self._has_said_memory |= is_short
         return not is_short
@@ -421,7 +427,11 @@ def _host_copies(state: Mapping[str, torch.Tensor]) -> dict[MetadataIndex, torch
 
 
 class _Planner(dcp.DefaultSavePlanner):
-    """Plans by the tensors of the run, but writes their copies, when there are some."""
+    """Plans by the tensors of the run, but writes their copies, when there are some.
+
+    Hands out each tensor in a storage of its own, without a copy: DCP would clone those that share one, as fused
+    tables do, and keep all clones until their file is written.
+    """
 
     def __init__(self, copies: dict[MetadataIndex, torch.Tensor] | None = None) -> None:
         super().__init__()
@@ -429,6 +439,19 @@ class _Planner(dcp.DefaultSavePlanner):
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         return super().lookup_object(index) if self._copies is None else self._copies[index]
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        data = super().resolve_data(write_item)
+        return _storage_of_its_own(data.detach()) if isinstance(data, torch.Tensor) else data
+
+
+def _storage_of_its_own(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor over the same memory, whose storage holds no other one's; itself when that cannot be."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return tensor
+    start = tensor.storage_offset() * tensor.itemsize
+    storage = tensor.untyped_storage()[start : start + tensor.nbytes]
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape, tensor.stride())
 
 
 class _Writer(dcp.FileSystemWriter):

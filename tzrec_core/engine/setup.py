@@ -1,8 +1,10 @@
 """What training, evaluation and prediction have in common: seed, device, features, model."""
 
+import ctypes
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 PIPELINE_CONFIG = "pipeline.config"
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# glibc's malloc.h: below the one, memory comes from the heap; above the other, free memory at its end is given back
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
 # Odd, so that every rank has a seed of its own in the 32 bits that torch's CPU generator looks at, and large, so that
 # it is not the seed of another rank some steps later.
 _BETWEEN_RANKS = 0x9E3779B1
@@ -103,6 +108,17 @@ def torch_settings(train_config: Any, device: torch.device) -> Iterator[None]:
             os.environ.pop(_CUBLAS_WORKSPACE, None)
         random.setstate(before_python)
         np.random.set_state(before_numpy)
+
+
+def keep_freed_memory() -> None:
+    """Let the process reuse the memory of a step in the next one, where it would be given back and fetched again.
+
+    Without it glibc asks the system for each large tensor anew, page by page. Other C libraries are left alone; it
+    holds until the process ends.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def num_rows(batch: Batch) -> int:

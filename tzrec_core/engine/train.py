@@ -30,6 +30,7 @@ from tzrec_core.engine.results import append_result, read_result
 from tzrec_core.engine.setup import (
     build,
     compare_plugins,
+    keep_freed_memory,
     num_rows,
     save_pipeline_config,
     seed_everything,
@@ -143,6 +144,8 @@ class _Training:
     def _build(self, train_data: Any, eval_data: Any) -> None:
         config, world, settings = self.config, self.world, self.settings
         check_processes(settings, world.device.type, world.size)
+        if world.device.type == "cpu":
+            keep_freed_memory()
         setup = build(config)
         Ranks.of(world).run(lambda: self._open_data(setup.features, train_data, eval_data))
         wrapper = TrainWrapper(setup.model, world.device, settings.mixed_precision)
