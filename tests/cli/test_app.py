@@ -1,7 +1,10 @@
+import signal
+
 import pytest
 import tiny_data
+import typer
 
-from tzrec_core.cli import inspect, run
+from tzrec_core.cli import inspect, launch, run
 from tzrec_core.cli.app import app
 from tzrec_core.errors import CheckpointError, ConfigError, DataError, PluginError
 
@@ -169,3 +172,48 @@ def test_a_plugin_whose_commands_cannot_be_mounted_takes_no_other_down(tzrec, tm
     result = tzrec("--plugin", tiny_data.MANIFEST, "--plugin", path, "tiny", "bye")
     assert (result.code, result.out) == (0, "bye\n")
     assert tzrec("--plugin", path, "bad", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "local_rank", "is_shared", "is_said"),
+    [
+        (DataError, 1, False, True),
+        (DataError, 1, True, False),
+        (ConfigError, 1, False, False),  # process 0 of the machine says the same
+        (ConfigError, 0, False, True),
+        (PluginError, 0, True, False),
+    ],
+)
+def test_of_several_processes_each_tells_what_the_first_cannot_know(
+    tzrec, monkeypatch, error, local_rank, is_shared, is_said
+):
+    failure = error("what is wrong")
+    failure.is_shared = is_shared
+    monkeypatch.setattr(inspect, "registry", lambda: raise_(failure))
+    for name, value in {"RANK": 3, "LOCAL_RANK": local_rank, "WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("os._exit", lambda code: raise_(SystemExit(code)))
+    assert ("error (process 3): what is wrong" in tzrec("list-models").err) is is_said
+
+
+@pytest.mark.parametrize(("num_ended_well", "code"), [(2, 0), (1, 143), (0, 143)])
+def test_a_launcher_that_was_told_to_stop_ends_well_if_all_its_processes_did(monkeypatch, num_ended_well, code):
+    import torch.distributed.launcher.api as api
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def stopped(*command):
+        for rank in range(num_ended_well):
+            monkeypatch.setenv("RANK", str(rank))
+            launch.note_end(0)
+        monkeypatch.setenv("RANK", "9")
+        launch.note_end(1)
+        raise SignalException("told to stop", signal.SIGTERM)
+
+    monkeypatch.setattr(api, "elastic_launch", lambda config, entry: stopped)
+    monkeypatch.setenv("TZREC_LAUNCH_FOLDER", "")
+    if code:
+        with pytest.raises(typer.Exit) as ended:
+            launch.relaunched(2)
+        assert ended.value.exit_code == code
+    else:
+        assert launch.relaunched(2)

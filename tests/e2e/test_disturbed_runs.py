@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tzrec_core.engine.checkpoint import checkpoints
-from tzrec_core.engine.checkpoint_files import Ranks, read_metadata, read_tensors
 
 TINY = Path(__file__).parents[1] / "tiny_plugin"
 sys.path.insert(0, str(TINY))
 import tiny_data  # noqa: E402
+from checkpoint_tensors import checkpoint_tensors  # noqa: E402
 
 NUM_ROWS = 301  # which two processes cannot share evenly
 STEPS = {1: 38, 2: 20}  # of two epochs in batches of 16, by number of processes
@@ -85,16 +85,8 @@ def seen_rows(folder: Path, num_processes: int) -> list[Counter]:
     return epochs
 
 
-def tensors(model_dir: Path) -> dict[str, torch.Tensor]:
-    """Everything that the last checkpoint holds."""
-    found = {}
-    checkpoint = checkpoints(model_dir)[-1][1]
-    for part in ("model", "optimizer"):
-        known = read_metadata(checkpoint, part, Ranks.of(None)).state_dict_metadata
-        state = {name: torch.empty(it.size, dtype=it.properties.dtype) for name, it in known.items()}
-        read_tensors(checkpoint / part, state)
-        found |= state
-    return found
+def last_tensors(model_dir: Path) -> dict[str, torch.Tensor]:
+    return checkpoint_tensors(checkpoints(model_dir)[-1][1])
 
 
 def assert_same_end(folder: Path, num_processes: int, *, same_bits: bool = True) -> None:
@@ -103,7 +95,7 @@ def assert_same_end(folder: Path, num_processes: int, *, same_bits: bool = True)
     assert seen_rows(folder, num_processes) == [every_row_once, every_row_once]
     quiet = run(folder, "train", "c.config", "--nproc", str(num_processes), "--set", f"model_dir={folder}/quiet")
     assert quiet.returncode == 0, quiet.stderr
-    one, other = tensors(folder / "run"), tensors(folder / "quiet")
+    one, other = last_tensors(folder / "run"), last_tensors(folder / "quiet")
     assert one.keys() == other.keys()
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     if same_bits:
@@ -160,6 +152,16 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_well_and_goes_on_later(folder
 
 
 @pytest.mark.slow
+def test_one_process_of_two_that_is_told_to_stop_makes_both_save_and_end(folder):
+    (folder / "SIGTERM-1-7").touch()
+    ended = run(folder, "train", "c.config", "--nproc", "2")
+    assert ended.returncode == 0, ended.stderr
+    step = checkpoints(folder / "run")[-1][0]
+    assert step < STEPS[2]
+    assert f"stopped at step {step}: SIGTERM" in ended.stderr
+
+
+@pytest.mark.slow
 def test_a_second_run_in_a_model_dir_is_refused_and_names_the_first(folder):
     first = start(folder, "train", "c.config", "--set", "train_config.num_epochs=2000")
     wait_for(folder / "run" / "model.ckpt-4")
@@ -177,7 +179,7 @@ def test_torchrun_and_nproc_and_one_process_agree(folder):
     here = ("--set", f"model_dir={folder}/torchrun")
     assert run(folder, "train", "c.config", *here, launcher=torchrun).returncode == 0
     assert run(folder, "train", "c.config", "--nproc", "2").returncode == 0
-    one, other = tensors(folder / "run"), tensors(folder / "torchrun")
+    one, other = last_tensors(folder / "run"), last_tensors(folder / "torchrun")
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     results = [
         json.loads(run(folder, "eval", "c.config", "--json", "--nproc", count).stdout)["metrics"] for count in "12"

@@ -664,3 +664,8 @@ def test_a_tensor_that_is_a_pickle_instead_is_refused_unopened(saved, tmp_path):
     with pytest.raises(CheckpointError, match=rf"{name} is not a tensor"):
         run.load(saved)
     assert not canary.exists()
+
+
+def test_keys_that_are_numbers_do_not_damage_a_meta_file(tmp_path):
+    write_meta(tmp_path, {"step": 1, "seen": {9: 1, 10: 2}})
+    assert read_meta(tmp_path)["seen"] == {"9": 1, "10": 2}

@@ -14,11 +14,14 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tzrec_core.config import parse_config
+from tzrec_core.data import Batch
 from tzrec_core.data.loader import create_dataloader
 from tzrec_core.engine.checkpoint import CheckpointSaver
-from tzrec_core.engine.evaluate import evaluate, evaluate_model
+from tzrec_core.engine.evaluate import EVAL_RESULT, evaluate, evaluate_model
+from tzrec_core.engine.results import read_result
 from tzrec_core.engine.setup import build
 from tzrec_core.engine.sharders import materialise_tables
+from tzrec_core.engine.train import train
 from tzrec_core.engine.world import in_world, join_world
 from tzrec_core.errors import CheckpointError, DataError
 from tzrec_core.models import TrainWrapper
@@ -220,3 +223,23 @@ def test_memory_stays_flat_over_millions_of_rows(config, world):
     assert 0.4 < metrics["auc"] < 1
     after_folding = resident[len(resident) // 3]  # a million rows
     assert max(resident[len(resident) // 3 :]) - after_folding < 40
+
+
+def test_every_batch_is_brought_to_the_device_of_the_process(config, world, monkeypatch):
+    wrapper, loader = setup(config(), world)
+    devices = []
+    bring = Batch.to
+    monkeypatch.setattr(Batch, "to", lambda batch, device, **kw: devices.append(device) or bring(batch, device, **kw))
+    evaluate_model(wrapper, loader, world)
+    assert devices == [world.device] * loader.num_batches
+
+
+def test_metrics_are_told_when_they_cannot_be_written(config, tmp_path, caplog):
+    trained = train(config())
+    (tmp_path / "file").touch()
+    elsewhere = config(f"model_dir={tmp_path}/not/yet/there")
+    _, _, metrics = evaluate(elsewhere, checkpoint=str(trained.checkpoint))
+    assert read_result(elsewhere.model_dir, EVAL_RESULT, trained.step) == metrics
+    impossible = config(f"model_dir={tmp_path}/file/run")
+    assert evaluate(impossible, checkpoint=str(trained.checkpoint))[2] == metrics
+    assert "the metrics are not in" in caplog.text

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tzrec_core.engine.setup import seed_everything, seed_step, torch_settings
+from tzrec_core.engine.world import join_world
+from tzrec_core.errors import ConfigError
 
 CPU = torch.device("cpu")
 
@@ -53,3 +55,11 @@ def test_each_rank_and_step_draws_its_own_and_again_the_same():
     draws = [drawn(step, rank) for step in range(20) for rank in range(8)]
     assert draws == [drawn(step, rank) for step in range(20) for rank in range(8)]
     assert len({tuple(draw) for draw in draws}) == 160
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ConfigError, match=r"process 2 of this machine has no GPU to itself: there are 1\. Start"):
+        join_world()

@@ -418,14 +418,6 @@ def test_features_that_share_a_table_must_agree():
     ("parts", "words"),
     [
         (
-            {"tags": own("rowwise")},
-            "id_feature 'tags': embedding_constraints.sharding_types 'rowwise' is not one of .*Did you mean 'row_wise'",
-        ),
-        (
-            {"train": 'global_embedding_constraints { compute_kernels: "fused_uwm" }'},
-            "train_config.global_embedding_constraints.compute_kernels 'fused_uwm' .*Did you mean 'fused_uvm'",
-        ),
-        (
             {"mean": own("grid_shard", "row_wise")},
             "'mean_emb' on cpu. Possible there: table_wise, column_w",
         ),

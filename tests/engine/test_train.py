@@ -8,34 +8,26 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_data
 import torch
+from checkpoint_tensors import checkpoint_tensors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from tzrec_core.config import load_config
 from tzrec_core.data.loader import BatchLoader
 from tzrec_core.engine import pipeline
 from tzrec_core.engine import train as module
 from tzrec_core.engine.checkpoint import checkpoints, find_checkpoint
-from tzrec_core.engine.checkpoint_files import Ranks, read_meta, read_metadata, read_tensors, write_meta
+from tzrec_core.engine.checkpoint_files import read_meta, write_meta
 from tzrec_core.engine.train import train
 from tzrec_core.errors import CheckpointError, ConfigError, DataError, TzrecError
+from tzrec_core.modules import EmbeddingGroup
 
 SHUFFLED = ("data_config.shuffle=true", "data_config.shuffle_buffer_size=2")
 DROPOUT = ("model_config.tiny.dropout=0.5",)
 
 
-def tensors(checkpoint) -> dict[str, torch.Tensor]:
-    """Everything a checkpoint holds: parameters, buffers, optimizer states."""
-    found = {}
-    for part in ("model", "optimizer"):
-        known = read_metadata(checkpoint, part, Ranks.of(None)).state_dict_metadata
-        state = {name: torch.empty(it.size, dtype=it.properties.dtype) for name, it in known.items()}
-        read_tensors(checkpoint / part, state)
-        found |= state
-    return found
-
-
 def assert_same(one, other) -> None:
-    first, second = tensors(one), tensors(other)
+    first, second = checkpoint_tensors(one), checkpoint_tensors(other)
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
@@ -175,6 +167,7 @@ def test_another_version_of_a_plugin_is_said(config, caplog, run_dir):
         (["save_checkpoints_steps=2"], [2, 4, 6, 8, 10]),
         (["save_checkpoints_steps=0"], [10]),
         (["save_checkpoints_epochs=1"], [5, 10]),
+        (["save_checkpoints_steps=4", "save_checkpoints_epochs=0"], [4, 8, 10]),
         (["save_checkpoints_steps=4", "save_checkpoints_epochs=1"], [4, 5, 8, 10]),
         (["save_checkpoints_steps=3", "keep_checkpoint_max=2"], [9, 10]),
     ],
@@ -190,6 +183,8 @@ def test_checkpoints_by_epochs_alone_switch_off_the_default_by_steps(config, run
     training = object.__new__(module._Training)
     training.settings, training.run = settings, SimpleNamespace(step=1000)
     assert not training._is_save_step()
+    settings.save_checkpoints_epochs = 0
+    assert training._is_save_step()
 
 
 def test_what_the_model_does_at_the_end_of_training_is_in_the_last_checkpoint_and_done_once(
@@ -206,7 +201,7 @@ def test_what_the_model_does_at_the_end_of_training_is_in_the_last_checkpoint_an
 
     monkeypatch.setattr(Tiny, "on_train_end", on_train_end, raising=False)
     result = train(config("train_config.save_checkpoints_steps=5"))
-    assert tensors(result.checkpoint)["model.output.bias"].tolist() == [1000.0]
+    assert checkpoint_tensors(result.checkpoint)["model.output.bias"].tolist() == [1000.0]
     assert (len(calls), steps_of(run_dir)) == (1, [5])
     train(config("train_config.save_checkpoints_steps=5"))
     assert len(calls) == 1
@@ -302,8 +297,8 @@ def test_rows_of_weight_zero_teach_nothing(config, tmp_path):
 
 def test_frozen_tables_keep_their_first_values(config):
     frozen = ("feature_configs[0].id_feature.trainable=false",)
-    one = tensors(train(config(*frozen, "train_config.num_steps=1")).checkpoint)
-    five = tensors(train(config(*frozen)).checkpoint)
+    one = checkpoint_tensors(train(config(*frozen, "train_config.num_steps=1")).checkpoint)
+    five = checkpoint_tensors(train(config(*frozen)).checkpoint)
     name = "model.embedding_group.emb_impls.__BASE__.ebc.embedding_bags.{}_emb.weight"
     assert torch.equal(one[name.format("user")], five[name.format("user")])
     assert not torch.equal(one[name.format("item")], five[name.format("item")])
@@ -416,3 +411,86 @@ def test_the_best_checkpoint_outlives_the_newer_ones(config, run_dir):
     }
     assert find_checkpoint(run_dir, "best").name == f"model.ckpt-{max(results, key=results.get)}"
     assert steps_of(run_dir) == sorted({max(results, key=results.get), 5})
+
+
+def test_an_evaluation_in_which_a_run_was_killed_is_made_up_for(config, run_dir, monkeypatch):
+    best = "train_config.best_checkpoint={metric: 'auc'}"
+    settings = (best, "train_config.num_epochs=2", "train_config.save_checkpoints_steps=3")
+
+    def killed(*args, **kwargs):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(module, "evaluate_model", killed)
+        train(config(*settings))
+    assert read_meta(find_checkpoint(run_dir))["owes_evaluation"]
+    train(config(*settings))
+    assert [line["global_step"] for line in lines_of(run_dir / "train_eval_result.txt")] == [3, 6, 9, 10]
+    assert not any(read_meta(run_dir / f"model.ckpt-{step}")["owes_evaluation"] for step in (3, 6, 9, 10))
+
+
+def test_a_config_that_does_not_fit_the_checkpoints_does_not_replace_the_one_beside_them(config, run_dir):
+    train(config())
+    before = (run_dir / "pipeline.config").read_text()
+    with pytest.raises(CheckpointError, match="does not fit the config"):
+        train(config("model_config.tiny.hidden=3"))
+    assert (run_dir / "pipeline.config").read_text() == before
+
+
+def test_another_programs_checkpoint_goes_on_with_the_schedules_where_they_were(config, run_dir, monkeypatch):
+    decay = "{decay_size: 1 decay_factor: 0.5}"
+    parts = [f"train_config.{part}_optimizer.exponential_decay_learning_rate" for part in ("sparse", "dense")]
+    logs = ("train_config.use_tensorboard=true", "train_config.log_step_count_steps=1")
+    settings = [*(f"{part}={decay}" for part in parts), *logs]
+    train(config(*settings, "train_config.num_steps=4"))
+    monkeypatch.setattr(module, "read_meta", lambda checkpoint: {"step": 4})
+    train(config(*settings))
+    found = EventAccumulator(str(run_dir / "tensorboard" / "train"))
+    found.Reload()
+    rates = {event.step: event.value for event in found.Scalars("learning_rate/dense")}
+    assert rates[5] == pytest.approx(rates[4] / 2) == pytest.approx(rates[3] / 4)
+    assert steps_of(run_dir) == [4, 5]
+
+
+def test_a_last_batch_of_one_row_is_refused_where_a_batch_is_normalised(config, tmp_path):
+    settings = ("data_config.batch_size=3", "train_config.save_checkpoints_steps=0")
+    made = config(*settings)
+    table = pq.read_table(made.train_input_path).slice(0, 10)
+    with pytest.raises(ConfigError, match=r"last batch of each epoch has one row .* data_config.drop_remainder"):
+        train(made, train_data=table)
+    made.train_config.num_steps = 3
+    assert train(made, train_data=table).step == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (["train_config.best_checkpoint={metric: 'auc'}", 'eval_input_path=""'], ConfigError, "no evaluation data"),
+        (["train_config.best_checkpoint={metric: 'acu'}"], ConfigError, "best_checkpoint.metric = 'acu' .*'auc'"),
+        (['eval_input_path="none.parquet"'], DataError, "no rows to evaluate on"),
+    ],
+)
+def test_what_no_evaluation_could_do_is_found_before_the_first_step(
+    config, tmp_path, run_dir, monkeypatch, changes, error, words
+):
+    table = pq.read_table(config().eval_input_path)
+    pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words):
+        train(config(*changes))
+    assert steps_of(run_dir) == []
+
+
+def test_parts_in_containers_and_beside_tables_are_compiled():
+    class Tower(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.group = object.__new__(EmbeddingGroup)
+            nn.Module.__init__(self.group)
+            self.mlp = nn.Linear(2, 2)
+
+    model = nn.Module()
+    model.tower, model.heads, model.plain = Tower(), nn.ModuleList([nn.Linear(2, 1)]), nn.ReLU()
+    assert pipeline.compile_dense(model) == 2
+    assert model.tower.mlp._compiled_call_impl and model.heads[0]._compiled_call_impl
+    assert not model.tower._compiled_call_impl and not model.heads._compiled_call_impl

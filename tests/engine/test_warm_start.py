@@ -149,11 +149,9 @@ def test_each_wrong_line_of_a_map_is_named(tmp_path):
     assert last == f"{names}:5: 'layer.bias' was given a name before"
 
 
-def test_a_map_that_cannot_be_read_or_has_no_checkpoint_is_refused(tmp_path):
+def test_a_map_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"fine_tune_ckpt_param_map = '.*nowhere' cannot be read: .*No such file"):
         start(tmp_path / "new", trained(tmp_path / "old"), Model(), tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="has no effect without fine_tune_checkpoint"):
-        start(tmp_path / "new", "", Model(), "map.txt")
 
 
 def test_nothing_is_done_without_the_setting_or_when_there_is_a_checkpoint_to_go_on_from(tmp_path, caplog):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from tzrec_core import __version__
 from tzrec_core.cli import doctor, inspect, plan, protoc, replay, run
-from tzrec_core.cli.launch import is_main, is_worker
+from tzrec_core.cli.launch import is_main, is_worker, note_end
 from tzrec_core.errors import ConfigError, PluginError, TzrecError
 from tzrec_core.plugins import State, registry
 
@@ -79,6 +79,7 @@ def main() -> None:
     """
     code = _run()
     if is_worker():
+        note_end(code)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(
@@ -119,11 +120,24 @@ def _run() -> int:
 
 
 def _print_error(error: TzrecError | str) -> None:
-    """On standard error; of several processes, rank 0 speaks for all, but for what only another one has met."""
-    if not is_main() and (getattr(error, "is_shared", False) or isinstance(error, ConfigError | PluginError)):
-        return
+    """On standard error; of several processes, rank 0 speaks for all, but for what only another one has met.
+
+    Before the processes have joined, none knows what the others have met: then one of each machine tells of mistakes
+    in the config or the installed plugins.
+    """
+    if not is_main():
+        is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+        is_theirs = isinstance(error, PluginError) and _has_joined()
+        is_everybodys = isinstance(error, ConfigError | PluginError) and not is_first_here and not is_theirs
+        if getattr(error, "is_shared", False) or is_everybodys:
+            return
     who = f" (process {os.environ['RANK']})" if is_worker() and not is_main() else ""
     Console(stderr=True).print(Text(f"error{who}: {error}"), style="red", highlight=False, soft_wrap=True)
+
+
+def _has_joined() -> bool:
+    distributed = sys.modules.get("torch.distributed")  # who has joined has imported it
+    return distributed is not None and distributed.is_initialized()
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

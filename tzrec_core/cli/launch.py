@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import tempfile
+from pathlib import Path
 from signal import SIGTERM
 from typing import Annotated
 
@@ -19,6 +20,7 @@ NprocOption = Annotated[
 ]
 
 _MAX_RESTARTS = 3
+_LAUNCH_FOLDER, _ENDED_WELL = "TZREC_LAUNCH_FOLDER", ".ended-well"
 _SHUTDOWN_S = 300  # how long processes may take to save after a signal
 
 
@@ -32,6 +34,13 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def note_end(code: int) -> None:
+    """Let the launcher know how this worker ended, which it is not told after a signal."""
+    folder = os.environ.get(_LAUNCH_FOLDER)
+    if folder and not code and os.path.isdir(folder):
+        Path(folder, os.environ["RANK"] + _ENDED_WELL).touch()
+
+
 def relaunched(nproc: int) -> bool:
     """Run this command in `nproc` processes; False when this process is to run it itself.
 
@@ -39,7 +48,8 @@ def relaunched(nproc: int) -> bool:
     times. An error of the run is not tried again.
 
     Raises:
-        typer.Exit: the processes ended with an error, which they have printed; with its exit code.
+        typer.Exit: the processes ended with an error, which they have printed; with its exit code. Or a signal ended
+            them before they were done; with 128 + its number.
     """
     if nproc == 1 or is_worker():
         return False
@@ -55,6 +65,7 @@ def relaunched(nproc: int) -> bool:
     command = [sys.executable, "-m", "tzrec_core.cli.app", *_without_nproc(sys.argv[1:])]
     for attempt in range(_MAX_RESTARTS + 1):
         with tempfile.TemporaryDirectory(prefix="tzrec-") as logs:
+            os.environ[_LAUNCH_FOLDER] = logs
             launch = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -69,8 +80,10 @@ def relaunched(nproc: int) -> bool:
             try:
                 elastic_launch(launch, command[0])(*command[1:])
                 return True
-            except SignalException:
-                return True  # the processes have saved and said so
+            except SignalException as error:
+                if len(list(Path(logs).glob(f"*{_ENDED_WELL}"))) == nproc:
+                    return True  # each has done what it does on a signal, such as saving
+                raise typer.Exit(128 + error.sigval) from None
             except ChildFailedError as error:
                 # others may have failed first, over the lost connection; a SIGTERM is the launcher's, to the rest
                 killed = [(rank, f) for rank, f in error.failures.items() if f.exitcode < 0 and f.exitcode != -SIGTERM]

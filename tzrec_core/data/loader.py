@@ -149,6 +149,7 @@ class BatchLoader:
         num_workers: worker processes in use; 0 = none.
         num_rows: rows of the table, those of all processes together.
         num_batches: batches of an epoch; the same in all processes.
+        last_batch_size: rows of the last batch of an epoch.
     """
 
     def __init__(
@@ -186,6 +187,7 @@ class BatchLoader:
             drop_remainder=drop_remainder,
         )
         self.num_batches = self._plan.num_batches
+        self.last_batch_size = len(self._plan.rows) - max(0, self.num_batches - 1) * self.batch_size
         self.num_workers = min(num_workers, self.num_batches)
         self._rows = _RowParser(reader, parser, list(reserved_columns))
         self._world_size = world_size

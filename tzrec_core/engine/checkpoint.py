@@ -179,7 +179,6 @@ class CheckpointSaver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._has_said_memory = False
-        self._last: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -258,19 +257,16 @@ class CheckpointSaver:
         else:
             copied = {part: (state, _Planner(_host_copies(state))) for part, state in parts.items()}
             self._pending = self._thread.submit(self._write, final, copied, meta)
-        self._last = final
         return final
 
-    def update_meta(self, changes: Mapping[str, Any]) -> None:
-        """Change what the last checkpoint says of itself, such as what an evaluation has brought; waits for it.
+    def update_meta(self, checkpoint: Path, changes: Mapping[str, Any]) -> None:
+        """Change what a checkpoint says of itself, such as what an evaluation has brought; waits for the last save.
 
         Raises:
             CheckpointError: the save in the background failed, or meta.json cannot be written.
         """
         self.wait()
-        if self._last is not None:
-            last = self._last
-            self._world.from_main(lambda: write_meta(last, {**read_meta(last), **changes}))
+        self._world.from_main(lambda: write_meta(checkpoint, {**read_meta(checkpoint), **changes}))
 
     def _has_memory_for_copy(self, parts: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
         tensors = [tensor for state in parts.values() for tensor in state.values()]

@@ -76,7 +76,8 @@ class Ranks:
 
 def write_meta(checkpoint: Path, meta: Mapping[str, Any]) -> None:
     """Write `meta.json`, whole or not at all, with a checksum of what it says, and wait until the disk has it."""
-    said = {name: value for name, value in meta.items() if name != "checksum"}
+    # as JSON has it, of which the checksum is: keys that are numbers become texts
+    said = json.loads(json.dumps({name: value for name, value in meta.items() if name != "checksum"}))
     scratch = checkpoint / f".{META}.writing"
     write_through(scratch, json.dumps({**said, "checksum": _checksum(said)}, indent=2) + "\n")
     os.replace(scratch, checkpoint / META)

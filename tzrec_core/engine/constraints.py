@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
-from tzrec_core.config.validate import COMPUTE_KERNELS, SHARDING_TYPES
+from tzrec_core.config.validate import SHARDING_TYPES
 from tzrec_core.engine.sharders import (
     all_tables,
     collections_of,
@@ -18,7 +18,7 @@ from tzrec_core.engine.sharders import (
     possible_sharding_types,
     tables_of,
 )
-from tzrec_core.errors import ConfigError, did_you_mean
+from tzrec_core.errors import ConfigError
 from tzrec_core.features import BaseFeature
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def read_constraints(
         train_config: for its `global_embedding_constraints`.
 
     Raises:
-        ConfigError: a name of a sharding type or kernel is unknown, or features that share a table differ.
+        ConfigError: features that share a table differ.
     """
     problems: list[str] = []
     known = {feature.name: feature for feature in features}
@@ -77,8 +77,6 @@ def read_constraints(
         origin = "train_config.global_embedding_constraints"
         others = _constraints(train_config.global_embedding_constraints, origin)
         found = {**{config.name: others for config, _ in all_tables(model)}, **found}
-    for constraints in dict.fromkeys(found.values()):
-        problems += _unknown(constraints)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return found
@@ -86,19 +84,6 @@ def read_constraints(
 
 def _constraints(message: Any, origin: str) -> TableConstraints:
     return TableConstraints(tuple(message.sharding_types), tuple(message.compute_kernels), origin)
-
-
-def _unknown(constraints: TableConstraints) -> Iterator[str]:
-    for field, names, known in (
-        ("sharding_types", constraints.sharding_types, SHARDING_TYPES),
-        ("compute_kernels", constraints.compute_kernels, COMPUTE_KERNELS),
-    ):
-        for name in names:
-            if name not in known:
-                yield (
-                    f"{constraints.origin}.{field} {name!r} is not one of {', '.join(known)}."
-                    f"{did_you_mean(name, known)}"
-                )
 
 
 def unshardable_tables(model: nn.Module) -> list[str]:

@@ -58,7 +58,7 @@ def evaluate(
         data = config.eval_input_path if data is None else data
         if isinstance(data, str) and not data:
             raise ConfigError("eval_input_path is empty; set it, or say what to evaluate on")
-        setup = build(config)
+        setup = build(config, world)
         loader = create_dataloader(
             config.data_config, setup.features, data, mode="eval", rank=world.rank, world_size=world.size
         )
@@ -73,8 +73,15 @@ def evaluate(
             num_steps=config.eval_config.num_steps,
             every=config.eval_config.log_step_count_steps,
         )
-        world.from_main(lambda: append_result(config.model_dir, EVAL_RESULT, step, metrics))
+        world.from_main(lambda: _note(config.model_dir, step, metrics))
         return folder, step, metrics
+
+
+def _note(model_dir: str, step: int, metrics: dict[str, float]) -> None:
+    try:
+        append_result(model_dir, EVAL_RESULT, step, metrics)
+    except OSError as error:  # what took long to measure is told nevertheless
+        _log.warning("the metrics are not in %s: %s", Path(model_dir) / EVAL_RESULT, error.strerror)
 
 
 def _load_dense_ema(checkpoint: Path, model: nn.Module, world: World) -> None:
@@ -128,7 +135,7 @@ def evaluate_model(
         with torch.no_grad(), torch.random.fork_rng(cuda), meter:
             torch.manual_seed(0)
             for batch in itertools.islice(loader, num_batches):
-                batch = batch
+                batch = batch.to(world.device, non_blocking=True)
                 _, (losses, predictions, _) = model(batch)
                 wrapper.model.update_metric(predictions, batch, losses)
                 meter.advance(num_rows(batch), {} if meter.is_due else None)

@@ -55,10 +55,20 @@ def create_pipeline(
     return pipeline
 
 
-def compile_dense(model: nn.Module) -> None:
-    """Compile, in place, the parts of a model that hold no embedding tables, for batches of any size."""
+def compile_dense(model: nn.Module) -> int:
+    """Compile, in place, the parts of a model that hold no embedding tables, for batches of any size.
+
+    Returns:
+        how many parts there were.
+    """
+    count = 0
     for child in model.children():
-        if any(isinstance(module, EmbeddingGroup) for module in child.modules()):
+        if isinstance(child, EmbeddingGroup) or not any(True for _ in child.parameters()):
             continue
-        if any(True for _ in child.parameters()):
+        holds_tables = any(isinstance(module, EmbeddingGroup) for module in child.modules())
+        if holds_tables or isinstance(child, nn.ModuleList | nn.ModuleDict):  # a container is never called itself
+            count += compile_dense(child)
+        else:
             child.compile(dynamic=True)
+            count += 1
+    return count

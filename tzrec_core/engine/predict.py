@@ -82,7 +82,7 @@ def predict(
         data_config.CopyFrom(config.data_config)
         if batch_size:
             data_config.batch_size = batch_size
-        setup = build(config)
+        setup = build(config, world)
         loader = create_dataloader(
             data_config,
             setup.features,

@@ -14,7 +14,8 @@ def json_line(values: dict[str, Any]) -> str:
 
 
 def append_result(model_dir: str | Path, file_name: str, step: int, metrics: dict[str, float]) -> None:
-    """Add a line with the metrics of an evaluation at `step` to a file of `model_dir`."""
+    """Add a line with the metrics of an evaluation at `step` to a file of `model_dir`, which is made if need be."""
+    Path(model_dir).mkdir(parents=True, exist_ok=True)
     with (Path(model_dir) / file_name).open("a", encoding="utf-8") as file:
         file.write(json_line({"global_step": step, **metrics}))
 

@@ -18,6 +18,8 @@ from torch import nn
 from tzrec_core.config import used_plugins
 from tzrec_core.data.batch import Batch
 from tzrec_core.engine.checkpoint import load_model
+from tzrec_core.engine.checkpoint_files import Ranks
+from tzrec_core.engine.constraints import unshardable_tables
 from tzrec_core.engine.sharding import shard
 from tzrec_core.engine.world import World
 from tzrec_core.errors import ConfigError
@@ -50,13 +52,24 @@ class Setup:
     model: BaseModel
 
 
-def build(config: Any) -> Setup:
+def build(config: Any, world: World | None = None) -> Setup:
     """Create the features and the model of a config, for `shard`: its embedding tables have no storage yet.
+
+    Args:
+        config: the checked config.
+        world: the processes that build together, each of which must call this: what one meets is raised on all, and
+            rank 0 tells it. None = this one alone.
 
     Raises:
         ConfigError: the config asks for something that does not exist or fit.
         PluginError: a plugin that the config uses does not work.
     """
+    made: list[Setup] = []
+    Ranks.of(world).run(lambda: made.append(_build(config)))
+    return made[0]
+
+
+def _build(config: Any) -> Setup:
     features = create_features(config.feature_configs, config.data_config)
     labels = list(config.data_config.label_fields)
     if not labels:
@@ -69,12 +82,13 @@ def build(config: Any) -> Setup:
 def load_sharded(wrapper: TrainWrapper | PredictWrapper, checkpoint: Path, config: Any, world: World) -> nn.Module:
     """Shard a model that will not be trained over the ranks, and fill it from a checkpoint.
 
-    One process that has its tables in host memory keeps them whole. Sharded ones have no optimizer states.
+    One process keeps its tables whole when they are in host memory, or of a width that fused kernels cannot take.
+    Sharded ones have no optimizer states.
 
     Raises:
         CheckpointError: the checkpoint is damaged or does not fit the config.
     """
-    is_fused = world.size > 1 or world.device.type != "cpu"
+    is_fused = world.size > 1 or (world.device.type != "cpu" and not unshardable_tables(wrapper))
     model = shard(wrapper, config, world, is_fused=is_fused)
     load_model(checkpoint, model, world)
     return model
@@ -163,6 +177,8 @@ def save_pipeline_config(config: Any, model_dir: str | Path) -> None:
     folder = Path(model_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PIPELINE_CONFIG).write_text(str(config), encoding="utf-8")
+        scratch = folder / f".{PIPELINE_CONFIG}.writing"
+        scratch.write_text(str(config), encoding="utf-8")
+        os.replace(scratch, folder / PIPELINE_CONFIG)
     except OSError as error:
         raise ConfigError(f"model_dir = {str(model_dir)!r} cannot be written to: {error.strerror}") from None

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tzrec_core.config import used_plugins
 from tzrec_core.data.batch import Batch
 from tzrec_core.data.loader import BatchLoader, create_dataloader
 from tzrec_core.engine.callbacks import Run, StepOutput
 from tzrec_core.engine.callbacks.callbacks import Callbacks
+from tzrec_core.engine.callbacks.early_stopping import check_metric
 from tzrec_core.engine.callbacks.step_timer import StepTimer
 from tzrec_core.engine.checkpoint import CheckpointSaver, checkpoints, load_model, load_optimizer, read_meta
 from tzrec_core.engine.checkpoint_files import Ranks
@@ -42,7 +44,7 @@ from tzrec_core.engine.shards import first_not_finite, sync_buffers
 from tzrec_core.engine.signals import StopSignals
 from tzrec_core.engine.warm_start import warm_start
 from tzrec_core.engine.world import World, in_world
-from tzrec_core.errors import CheckpointError, DataError, TzrecError
+from tzrec_core.errors import CheckpointError, ConfigError, DataError, TzrecError
 from tzrec_core.features import BaseFeature
 from tzrec_core.models import BaseModel, TrainWrapper
 
@@ -96,14 +98,15 @@ def train(config: Any, *, train_data: Any = None, eval_data: Any = None) -> Trai
         TzrecError: the loss is not finite.
     """
     with in_world() as world, ExitStack() as stack:
-        world.from_main(lambda: _claim(config, stack))
+        world.from_main(lambda: _lock(config, stack))
         stack.enter_context(torch_settings(config.train_config, world.device))
-        return _Training(config, world, train_data, eval_data).go()
+        training = _Training(config, world, train_data, eval_data)
+        world.from_main(lambda: save_pipeline_config(config, config.model_dir))
+        return training.go()
 
 
-def _claim(config: Any, stack: ExitStack) -> None:
+def _lock(config: Any, stack: ExitStack) -> None:
     stack.enter_context(model_dir_lock(config.model_dir))
-    save_pipeline_config(config, config.model_dir)
 
 
 class _Training:
@@ -134,6 +137,7 @@ class _Training:
         self.in_epoch = 0
         self.metrics: dict[str, float] = {}
         self.evaluated_step = -1
+        self.owes_evaluation = False
         self.unannounced: Path | None = None
         self.num_steps_done = 0
         self.is_stopping = False
@@ -143,14 +147,15 @@ class _Training:
 
     def _build(self, train_data: Any, eval_data: Any) -> None:
         config, world, settings = self.config, self.world, self.settings
-        check_processes(settings, world.device.type, world.size)
+        ranks = Ranks.of(world)
+        ranks.run(lambda: check_processes(settings, world.device.type, world.size))
         if world.device.type == "cpu":
             keep_freed_memory()
-        setup = build(config)
-        Ranks.of(world).run(lambda: self._open_data(setup.features, train_data, eval_data))
+        setup = build(config, world)
+        ranks.run(lambda: self._open_data(setup.features, train_data, eval_data))
         wrapper = TrainWrapper(setup.model, world.device, settings.mixed_precision)
-        if settings.torch_compile:
-            compile_dense(setup.model)
+        if settings.torch_compile and not compile_dense(setup.model):
+            _log.warning("train_config.torch_compile: the model has no part without embedding tables to compile")
         # on one process the lazy optimizers take the tables that fused kernels cannot
         fused = is_fused(settings, world.device.type) and (world.size > 1 or not unshardable_tables(setup.model))
         if fused:
@@ -164,6 +169,7 @@ class _Training:
         # with neither, one epoch; with both, whichever ends first
         self.num_epochs: float = settings.num_epochs or (math.inf if settings.num_steps else 1)
         self.last_step = min(settings.num_steps or math.inf, self.num_epochs * self.loader.num_batches)
+        ranks.run(self._check_last_batch)
         self.run = Run(
             config=config,
             model=self.model,
@@ -174,6 +180,8 @@ class _Training:
             num_epochs=None if self.num_epochs == math.inf else int(self.num_epochs),
             has_eval_data=self.eval_loader is not None,
         )
+        if settings.HasField("best_checkpoint"):
+            check_metric("train_config.best_checkpoint", settings.best_checkpoint.metric, self.run)
 
     def _open_data(self, features: list[BaseFeature], train_data: Any, eval_data: Any) -> None:
         config, ranks = self.config, {"rank": self.world.rank, "world_size": self.world.size}
@@ -185,6 +193,17 @@ class _Training:
         self.eval_loader: BatchLoader | None = None
         if not isinstance(data, str) or data:
             self.eval_loader = create_dataloader(config.data_config, features, data, mode="eval", **ranks)
+            if not self.eval_loader.num_batches:
+                raise DataError(f"there are no rows to evaluate on in {self.eval_loader.name}; check eval_input_path")
+
+    def _check_last_batch(self) -> None:
+        if self.last_step < self.loader.num_batches or self.loader.last_batch_size != 1:
+            return
+        if any(isinstance(module, _BatchNorm) for module in self.model.modules()):
+            raise ConfigError(
+                f"the last batch of each epoch has one row with data_config.batch_size = {self.loader.batch_size}, and "
+                "batch normalisation needs two: set data_config.drop_remainder: true, or another batch_size"
+            )
 
     def _no_rows(self) -> str:
         data_config = self.config.data_config
@@ -198,6 +217,10 @@ class _Training:
         load_model(checkpoint, self.dmp, self.world)
         if "optimizer" in meta:
             self.optimizer.load_scalars(meta["optimizer"])
+        else:  # another program's, which knows its step only
+            step, epochs = meta["step"], meta["step"] // self.loader.num_batches
+            self.optimizer.load_scalars({"steps": step, "epochs": epochs, "accumulated": 0, "gradients": []})
+            _log.info("%s does not say where in the data it was: the rows begin anew", checkpoint)
         load_optimizer(checkpoint, self.optimizer.tensors(), self.world)
         self.optimizer.after_load()
         self.callbacks.load_state_dict(meta.get("callbacks", {}))
@@ -205,7 +228,9 @@ class _Training:
         self.run.step, self.run.epoch, self.in_epoch = meta["step"], meta.get("epoch", 0), meta.get("in_epoch", 0)
         if self.in_epoch:
             self._check_order(checkpoint, meta.get("order", {}))
-        if before := read_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.run.step):
+        self.owes_evaluation = meta.get("owes_evaluation", False)
+        before = read_result(self.config.model_dir, TRAIN_EVAL_RESULT, self.run.step)
+        if before and not self.owes_evaluation:
             self.metrics, self.evaluated_step = before, self.run.step
         _log.info("continuing from %s", checkpoint)
 
@@ -238,6 +263,10 @@ class _Training:
                 self.callbacks.on_train_start(self.run)
                 self._agree_on_stopping()
                 self.dmp.train()
+                if self.owes_evaluation:
+                    with self._paused():
+                        self._evaluate()
+                    self._agree_on_stopping()
                 self._all_steps()
                 return self._end()
         except BaseException as error:
@@ -250,9 +279,10 @@ class _Training:
             if type(self.model).on_train_end is not BaseModel.on_train_end:
                 self.saved_step = -1  # what it changed belongs into the last checkpoint, written already or not
         stopped = self._why_stopped()
+        is_signalled = any(self.world.gather(bool(self.signals.received)))  # all do the same, whoever was told
         with self._paused():
-            self._save(is_last=True)
-            if not self.signals.received:
+            self._save(is_last=True, is_evaluated=not is_signalled)
+            if not is_signalled:
                 self._evaluate()
         self.callbacks.on_train_end(self.run)
         if stopped:
@@ -358,9 +388,12 @@ class _Training:
         failure = save_failure(self.config.model_dir, step, batch, self.seed, finding, self.world, self.dmp)
         values = [value for value in self.world.gather(float(self.loss)) if not math.isfinite(value)]
         first = f": the first bad tensor is {failure.finding}" if failure.finding else ""
+        earlier = ""
+        if self.world.device.type == "cuda":
+            earlier = f" (on GPUs the loss is looked at every {_CUDA_CHECK_STEPS} steps: it may have begun earlier)"
         error = TzrecError(
-            f"the loss is {values[0]} at step {step}{first}. {_CAUSES}. The batch and the model as it was are in "
-            f"{failure.folder}; `tzrec replay CONFIG` runs that step again"
+            f"the loss is {values[0]} at step {step}{earlier}{first}. {_CAUSES}. The batch and the model as it "
+            f"was are in {failure.folder}; `tzrec replay CONFIG` runs that step again"
         )
         error.is_shared = True  # type: ignore[attr-defined]
         raise error
@@ -369,7 +402,7 @@ class _Training:
 
     def _is_save_step(self) -> bool:
         settings = self.settings
-        if settings.HasField("save_checkpoints_epochs") and not settings.HasField("save_checkpoints_steps"):
+        if settings.save_checkpoints_epochs and not settings.HasField("save_checkpoints_steps"):
             return False
         every = settings.save_checkpoints_steps
         return bool(every) and self.run.step % every == 0
@@ -388,7 +421,7 @@ class _Training:
             self._evaluate()
         self._agree_on_stopping()
 
-    def _save(self, *, is_last: bool = False) -> None:
+    def _save(self, *, is_last: bool = False, is_evaluated: bool = True) -> None:
         if self.run.step != self.saved_step:
             sync_buffers(self.dmp.module, self.world)
             state = self.dmp.state_dict()
@@ -400,7 +433,7 @@ class _Training:
                 )
             self._announce()
             # the last one has nothing to run beside, and so needs no copy in memory
-            self.checkpoint = self.saver.save(state, self.optimizer.tensors(), self._meta(), wait=is_last)
+            self.checkpoint = self.saver.save(state, self.optimizer.tensors(), self._meta(is_evaluated), wait=is_last)
             self.unannounced = self.checkpoint
             self.saved_step = self.run.step
         if is_last:
@@ -413,8 +446,10 @@ class _Training:
             self.callbacks.on_save(self.run, self.unannounced)
             self.unannounced = None
 
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self, is_evaluated: bool) -> dict[str, Any]:
         return {
+            # a run that is killed before the evaluation makes up for it
+            "owes_evaluation": is_evaluated and self.eval_loader is not None,
             "step": self.run.step,
             "epoch": self.run.epoch,
             "in_epoch": self.in_epoch,
@@ -444,4 +479,5 @@ class _Training:
             append_result(self.config.model_dir, TRAIN_EVAL_RESULT, step, self.metrics)
         self.saver.evaluated(step, self.metrics)
         self.callbacks.on_evaluate(self.run, self.metrics)
-        self.saver.update_meta({"callbacks": self.callbacks.state_dict()})
+        assert self.checkpoint is not None
+        self.saver.update_meta(self.checkpoint, {"callbacks": self.callbacks.state_dict(), "owes_evaluation": False})

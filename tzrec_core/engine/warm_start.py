@@ -94,11 +94,6 @@ def warm_start(train_config: Any, module: nn.Module, model_dir: str | Path, worl
     """
     source, map_file = train_config.fine_tune_checkpoint, train_config.fine_tune_ckpt_param_map
     if not source:
-        if map_file:
-            raise ConfigError(
-                f"train_config.fine_tune_ckpt_param_map = {map_file!r} has no effect without fine_tune_checkpoint; set "
-                "that too, or remove it"
-            )
         return None
     if world.from_main(lambda: bool(checkpoints(model_dir))):
         if world.is_main:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from tzrec_core.errors import ConfigError
+
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(minutes=30)  # what one rank may take longer than the others, such as listing files
@@ -111,9 +113,17 @@ def join_world() -> World:
     """Join the processes of the run, as torchrun's environment describes them; without it, be the only one.
 
     May be called again: the process group is made once.
+
+    Raises:
+        ConfigError: the machine has fewer GPUs than processes.
     """
     env = {name: int(os.environ.get(name, default)) for name, default in _ALONE.items()}
     if torch.cuda.is_available():
+        if env["LOCAL_RANK"] >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {env['LOCAL_RANK'] + 1} of this machine has no GPU to itself: there are "
+                f"{torch.cuda.device_count()}. Start that many processes or fewer (--nproc)"
+            )
         device = torch.device("cuda", env["LOCAL_RANK"])
         torch.cuda.set_device(device)
     else:

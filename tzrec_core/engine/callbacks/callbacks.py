@@ -132,8 +132,8 @@ class Callbacks:
         states = {}
         for key, member in self._keyed():
             with _blaming(member, "state_dict"):
-                state = member.callback.state_dict()
-                json.dumps(state)  # an error here names the callback; in the checkpoint it would not
+                # an error here names the callback; in the checkpoint it would not
+                state = json.loads(json.dumps(member.callback.state_dict()))
             if state:
                 states[key] = state
         return states

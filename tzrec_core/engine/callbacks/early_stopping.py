@@ -33,19 +33,13 @@ class EarlyStopping(Callback):
 
     def on_train_start(self, run: Run) -> None:
         """Check the settings against the run; a run that has stopped early before does not start."""
-        if not run.has_eval_data:
-            raise ConfigError(f"{_PATH} looks at evaluations, but there is no evaluation data; set eval_input_path")
-        if type(run.model).compute_metric is BaseModel.compute_metric:
-            names = list(run.model._metric_modules)
-            # one with several values is printed as <name>_0, <name>_1
-            if not any(self._metric == name or self._metric.startswith(f"{name}_") for name in names):
-                raise _no_metric(self._metric, names)
+        check_metric(_PATH, self._metric, run)
         self._stop_if_worse(run)
 
     def on_evaluate(self, run: Run, metrics: dict[str, float]) -> None:
         """Compare with the best value so far."""
         if self._metric not in metrics:
-            raise _no_metric(self._metric, list(metrics))
+            raise _no_metric(_PATH, self._metric, list(metrics))
         value = metrics[self._metric]
         gain = math.inf if self._best is None else self._sign * (value - self._best)
         if gain > self._min_delta and not math.isnan(value):
@@ -81,8 +75,28 @@ class EarlyStopping(Callback):
 _PATH = "train_config.early_stopping"
 
 
-def _no_metric(metric: str, names: list[str]) -> ConfigError:
+def check_metric(path: str, metric: str, run: Run) -> None:
+    """Find out before the first step, as far as that can be known, that no evaluation will bring a metric.
+
+    Args:
+        path: of the settings in the config that look at it.
+        metric: as the evaluation prints it.
+        run: the run, before its first step.
+
+    Raises:
+        ConfigError: there is nothing to evaluate on, or the model has no such metric.
+    """
+    if not run.has_eval_data:
+        raise ConfigError(f"{path} looks at evaluations, but there is no evaluation data; set eval_input_path")
+    if type(run.model).compute_metric is BaseModel.compute_metric:
+        names = list(run.model._metric_modules)
+        # one with several values is printed as <name>_0, <name>_1
+        if not any(metric == name or metric.startswith(f"{name}_") for name in names):
+            raise _no_metric(path, metric, names)
+
+
+def _no_metric(path: str, metric: str, names: list[str]) -> ConfigError:
     return ConfigError(
-        f"{_PATH}.metric = {metric!r} is not a metric of the evaluation. Metrics are: {', '.join(names) or 'none'}."
+        f"{path}.metric = {metric!r} is not a metric of the evaluation. Metrics are: {', '.join(names) or 'none'}."
         f"{did_you_mean(metric, names)}"
     )

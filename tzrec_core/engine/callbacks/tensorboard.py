@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.types import ShardedModule
 
-from tzrec_core.config.validate import SUMMARIES
 from tzrec_core.engine.callbacks.callback import Callback, Run
-from tzrec_core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -29,18 +27,9 @@ class TensorBoard(Callback):
 
     Args:
         summaries: as `train_config.tensorboard_summaries`; empty = loss and learning_rate.
-
-    Raises:
-        ConfigError: there is no such summary.
     """
 
     def __init__(self, summaries: Collection[str] = ()) -> None:
-        for name in summaries:
-            if name not in SUMMARIES:
-                raise ConfigError(
-                    f"train_config.tensorboard_summaries: {name!r} is not one of {', '.join(SUMMARIES)}."
-                    f"{did_you_mean(name, SUMMARIES)}"
-                )
         self._summaries = frozenset(summaries or _DEFAULT)
         self._folder: Path | None = None
         self._first_step = 0
