@@ -19,6 +19,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingCollection, JaggedTensor, 
 
 from tzrec_core.data.batch import Batch
 from tzrec_core.features import BaseFeature
+from tzrec_core.testing.asserts import assert_same_tensor
 
 Golden = dict[str, Any]  # Any: JSON
 
@@ -176,20 +177,9 @@ def assert_close(actual: Any, expected: Any, where: str, *, rtol: float = _RTOL,
     """
     got = torch.as_tensor(actual).detach()
     want = to_tensor(expected)
-    assert got.shape == want.shape, f"{where}: shape is {tuple(got.shape)}, but should be {tuple(want.shape)}"
     if isinstance(expected, Mapping) and "dtype" in expected:
         assert got.dtype == want.dtype, f"{where}: dtype is {got.dtype}, but should be {want.dtype}"
-    got, want = got.double(), want.double()
-    if torch.allclose(got, want, rtol=rtol, atol=atol, equal_nan=True):
-        return
-    excess = ((got - want).abs() - (atol + rtol * want.abs())).nan_to_num(nan=torch.inf)
-    excess[(got == want) | (got.isnan() & want.isnan())] = -torch.inf
-    worst = int(excess.flatten().argmax())
-    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape)] if got.dim() else []
-    raise AssertionError(
-        f"{where}: worst at {index}: is {got.flatten()[worst].item():.9g}, but should be "
-        f"{want.flatten()[worst].item():.9g} ({int((excess > 0).sum())} of {got.numel()} differ)"
-    )
+    assert_same_tensor(got, want, rtol=rtol, atol=atol, what=where)
 
 
 def assert_tensors(actual: Mapping[str, Any], expected: Mapping[str, Any], where: str, **tolerance: float) -> None:

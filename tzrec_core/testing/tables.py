@@ -1,4 +1,4 @@
-"""Example tables: Parquet files that a config reads, with labels that can be learnt from them."""
+"""Example tables: rows that a config reads, with labels that can be learnt from them."""
 
 import zlib
 from collections.abc import Sequence
@@ -39,15 +39,43 @@ def write_example_tables(config: Any, folder: str | Path, *, num_rows: int = 512
     Raises:
         ConfigError: the config does not read one Parquet file for each, or its features are wrong.
     """
-    features = create_features(config.feature_configs, config.data_config)
     written = {}
-    for number, field in enumerate(("train_input_path", "eval_input_path")):
+    for part, field in enumerate(("train_input_path", "eval_input_path")):
         path = _file(config, field, Path(folder))
         path.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng((seed, number))
-        pq.write_table(_table(config, features, num_rows, seed, rng), path)
+        pq.write_table(make_rows(config, num_rows, seed=seed, part=part), path)
         written[field] = path
     return written
+
+
+@dataclass(frozen=True)
+class _Style:
+    """What kind of values rows have; see `make_rows`."""
+
+    has_gaps: bool
+    is_unseen: bool
+
+
+def make_rows(
+    config: Any, num_rows: int = 16, *, seed: int = 0, part: int = 0, gaps: bool = True, unseen: bool = False
+) -> pa.Table:
+    """Draw rows that a config can train on: the columns of its features, labels and sample weights.
+
+    Args:
+        config: an EasyRecConfig.
+        num_rows: > 0.
+        seed: equal seeds give equal rows; it also fixes what each value does to the label.
+        part: different parts are different rows in which values do the same to the label, such as those for training
+            and those for evaluation.
+        gaps: have nulls, rows without ids and sequences without steps among the values.
+        unseen: have ids that rows are not made of otherwise: other words, and the last rows of a table.
+
+    Raises:
+        ConfigError: the features are wrong.
+    """
+    features = create_features(config.feature_configs, config.data_config)
+    rng = np.random.default_rng((seed, part))
+    return _table(config, features, num_rows, seed, rng, _Style(gaps, unseen))
 
 
 def _file(config: Any, field: str, folder: Path) -> Path:
@@ -60,7 +88,7 @@ def _file(config: Any, field: str, folder: Path) -> Path:
 
 
 def _table(
-    config: Any, features: Sequence[BaseFeature], num_rows: int, seed: int, rng: np.random.Generator
+    config: Any, features: Sequence[BaseFeature], num_rows: int, seed: int, rng: np.random.Generator, style: _Style
 ) -> pa.Table:
     columns: dict[str, pa.Array] = {}
     score = np.zeros(num_rows)
@@ -71,15 +99,15 @@ def _table(
                 continue
             if feature.is_sequence:
                 longest = min(feature.sequence_length or _MAX_STEPS, _MAX_STEPS)
-                drawn = rng.integers(0, longest + 1, num_rows)
+                drawn = rng.integers(0 if style.has_gaps else 1, longest + 1, num_rows)
                 num_steps = steps.setdefault(feature.sequence_name or name, drawn)
-                per_row = _draw_cells(feature, int(num_steps.sum()), (seed, zlib.crc32(name.encode())), rng)
+                per_row = _draw_cells(feature, int(num_steps.sum()), (seed, zlib.crc32(name.encode())), rng, style)
                 columns[name] = _sequence_column(feature, per_row, num_steps, rng)
                 owner = np.repeat(np.arange(num_rows), num_steps)
                 effects = np.bincount(owner, per_row.effects, num_rows) / np.maximum(num_steps, 1)
             else:
-                per_row = _draw_cells(feature, num_rows, (seed, zlib.crc32(name.encode())), rng)
-                is_null = rng.random(num_rows) < _NULL_SHARE
+                per_row = _draw_cells(feature, num_rows, (seed, zlib.crc32(name.encode())), rng, style)
+                is_null = rng.random(num_rows) < (_NULL_SHARE if style.has_gaps else 0)
                 cells = [None if null else cell for cell, null in zip(per_row.cells, is_null)]
                 columns[name] = _column(feature, cells)
                 effects = np.where(is_null, 0.0, per_row.effects)
@@ -105,10 +133,12 @@ class _Cells:
     effects: np.ndarray
 
 
-def _draw_cells(feature: BaseFeature, num_cells: int, taste_seed: tuple[int, int], rng: np.random.Generator) -> _Cells:
+def _draw_cells(
+    feature: BaseFeature, num_cells: int, taste_seed: tuple[int, int], rng: np.random.Generator, style: _Style
+) -> _Cells:
     """Values for rows or steps; `taste_seed` fixes what they do to the label, equally in every table."""
     taste = np.random.default_rng(taste_seed)
-    counts = _num_values(feature, num_cells, rng)
+    counts = _num_values(feature, num_cells, rng, style)
     total = int(counts.sum())
     if _is_number(feature):
         boundaries = list(feature.setting("boundaries", ())) or [0.0, 1.0]
@@ -118,10 +148,10 @@ def _draw_cells(feature: BaseFeature, num_cells: int, taste_seed: tuple[int, int
         values: list[Any] = np.round(drawn, 3).tolist()
         effects = taste.choice([-2.0, 2.0]) * (drawn - (low + high) / 2) / (high - low)
     else:
-        known = _ids_or_words(feature)
-        index = rng.integers(0, len(known), total)
-        values = [known[i] for i in index]
-        effects = taste.normal(size=len(known))[index]
+        drawn_from = _unseen(feature) if style.is_unseen else _ids_or_words(feature)
+        index = rng.integers(0, len(drawn_from), total)
+        values = [drawn_from[i] for i in index]
+        effects = taste.normal(size=len(drawn_from))[index]
     if feature.is_weighted:
         weights = np.round(rng.uniform(0.5, 2.0, total), 2)
         values = [f"{value}:{weight}" for value, weight in zip(values, weights)]
@@ -153,13 +183,13 @@ def _says_several(feature: BaseFeature) -> bool:
     return feature.explicit("value_dim") is not None or feature.explicit("separator") is not None
 
 
-def _num_values(feature: BaseFeature, num_cells: int, rng: np.random.Generator) -> np.ndarray:
+def _num_values(feature: BaseFeature, num_cells: int, rng: np.random.Generator, style: _Style) -> np.ndarray:
     if _is_number(feature):
         return np.full(num_cells, feature.value_dim)
     if not _is_multi_value(feature):
         return np.ones(num_cells, np.int64)
     # A text cannot tell a row of one empty step from a row without steps.
-    fewest = 1 if feature.is_sequence and _is_raw(feature) else 0
+    fewest = 1 if not style.has_gaps or (feature.is_sequence and _is_raw(feature)) else 0
     return rng.integers(fewest, min(feature.max_ids or 3, 3) + 1, num_cells)
 
 
@@ -169,6 +199,12 @@ def _ids_or_words(feature: BaseFeature) -> list[Any]:
     if feature.words:
         return [*feature.words[:_MAX_DISTINCT], "a word that is in no vocabulary"]
     return [f"{feature.name} {i}" for i in range(_MAX_DISTINCT)]
+
+
+def _unseen(feature: BaseFeature) -> list[Any]:
+    if not _is_raw(feature) or feature.encoding == "num_buckets":
+        return list(range(max(feature.num_embeddings - _MAX_DISTINCT, 0), feature.num_embeddings))
+    return [f"an unseen {feature.name} {i}" for i in range(_MAX_DISTINCT)]
 
 
 def _column(feature: BaseFeature, cells: list[list[Any] | None]) -> pa.Array:
