@@ -1,7 +1,8 @@
 """Commands that look: list-models, list-plugins, show-model, validate."""
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +17,6 @@ from tzrec_core.cli.output import (
 )
 from tzrec_core.errors import ConfigError, did_you_mean
 from tzrec_core.plugins import ModelSpec, Offer, Spec, State, Task, registry
-
-# A message's DESCRIPTOR and its fields: the type stubs of protobuf disagree with themselves about their classes.
-Descriptor: TypeAlias = Any
-FieldDescriptor: TypeAlias = Any
 
 
 def add_to(app: typer.Typer) -> None:
@@ -113,6 +110,7 @@ def show_model(
 ) -> None:
     """Show a model: fields, types, defaults and meanings, groups, paper, example."""
     from tzrec_core.config.assemble import config_class
+    from tzrec_core.config.describe import field_rows
 
     offer = registry().get(ModelSpec, name)
     spec = offer.spec
@@ -126,7 +124,7 @@ def show_model(
                     {"name": g.name, "from_field": g.from_field, "types": list(g.types), "required": g.required}
                     for g in spec.groups
                 ],
-                "fields": _fields(descriptor, ""),
+                "fields": field_rows(descriptor),
                 "example": _example(offer),
             }
         )
@@ -134,7 +132,9 @@ def show_model(
     _print_model(offer, descriptor)
 
 
-def _print_model(offer: Offer[ModelSpec], descriptor: Descriptor) -> None:
+def _print_model(offer: Offer[ModelSpec], descriptor: Any) -> None:  # Any: protobuf's stubs of it disagree
+    from tzrec_core.config.describe import field_tables
+
     spec, out = offer.spec, console()
     out.print(f"{spec.name}: {spec.summary}", style="bold", markup=False, highlight=False)
     lines = [f"task {spec.task}; from {offer.plugin.distribution} {offer.plugin.version}".strip()]
@@ -148,8 +148,8 @@ def _print_model(offer: Offer[ModelSpec], descriptor: Descriptor) -> None:
             for g in spec.groups
         ]
         print_table(["feature group", "type", "required"], rows, title="Feature groups")
-    for title, rows in _tables(f"{spec.name} {{ ... }}", descriptor):
-        print_table(["field", "type", "default", "meaning"], rows, title=title)
+    for title, fields in field_tables(f"{spec.name} {{ ... }}", descriptor):
+        print_table(list(fields[0]), [list(row.values()) for row in fields], title=title)
     if example := _example(offer):
         out.print(f"\nExample, {spec.example}", style="bold", markup=False, highlight=False)
         typer.echo(example)
@@ -159,69 +159,6 @@ def _group_name(name: str, from_field: str) -> str:
     if from_field:
         return f"named by {from_field}"
     return "the first one" if name == "*" else name
-
-
-def _tables(title: str, descriptor: Descriptor) -> Iterator[tuple[str, list[list[str]]]]:
-    """A table of the fields, then one for each message that they hold, however many fields hold it."""
-    waiting, seen = [(title, descriptor)], {descriptor.full_name}
-    while waiting:
-        title, descriptor = waiting.pop(0)
-        yield title, [list(_field(field, descriptor).values()) for field in descriptor.fields]
-        for field in descriptor.fields:
-            inner = field.message_type
-            if inner is not None and inner.full_name not in seen:
-                seen.add(inner.full_name)
-                waiting.append((f"{inner.name} {{ ... }}", inner))
-
-
-def _fields(descriptor: Descriptor, prefix: str, inside: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """Every field with its path, those of messages within messages too, until a message holds itself."""
-    rows = []
-    for field in descriptor.fields:
-        row = _field(field, descriptor)
-        rows.append({**row, "field": prefix + field.name})
-        inner = field.message_type
-        if inner is not None and inner.full_name not in inside:
-            rows += _fields(inner, f"{prefix}{field.name}.", (*inside, inner.full_name))
-    return rows
-
-
-def _field(field: FieldDescriptor, descriptor: Descriptor) -> dict[str, str]:
-    from tzrec_core.config.comments import field_comments
-
-    return {
-        "field": field.name,
-        "type": _type(field),
-        "default": _default(field),
-        "meaning": field_comments(descriptor).get(field.name, ""),
-    }
-
-
-def _type(field: FieldDescriptor) -> str:
-    names = {
-        field.TYPE_BOOL: "bool", field.TYPE_STRING: "string", field.TYPE_FLOAT: "float",
-        field.TYPE_DOUBLE: "float", field.TYPE_BYTES: "bytes",
-    }  # fmt: skip
-    if field.message_type is not None:
-        kind = field.message_type.name
-    elif field.enum_type is not None:
-        kind = " | ".join(v.name for v in field.enum_type.values)
-    else:
-        kind = names.get(field.type, "int" if field.cpp_type != field.CPPTYPE_UINT32 else "int >= 0")
-    return f"list of {kind}" if field.is_repeated else kind
-
-
-def _default(field: FieldDescriptor) -> str:
-    if field.is_required:
-        return "required"
-    if field.is_repeated:
-        return "[]"
-    if field.message_type is not None or not field.has_default_value:
-        return "unset"
-    if field.enum_type is not None:
-        return str(field.enum_type.values_by_number[field.default_value].name)
-    value = field.default_value
-    return repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _example(offer: Offer[ModelSpec]) -> str:
@@ -236,8 +173,18 @@ def _example(offer: Offer[ModelSpec]) -> str:
         return ""
 
 
-def validate(config: ConfigArgument, set_: SetOption = None, json: JsonOption = False) -> None:
-    """Check a config without looking at data: names, types, groups, losses, metrics."""
+def validate(
+    config: ConfigArgument,
+    table: Annotated[
+        str, typer.Argument(metavar="[TABLE]", help="With --data: the table, instead of train_input_path.")
+    ] = "",
+    data: Annotated[bool, typer.Option("--data", help="Also look at a table, for what fails or misleads.")] = False,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a config: names, types, groups, losses, metrics; with --data also against a table."""
+    if table and not data:
+        raise ConfigError(f"{table!r} is looked at with --data only: tzrec validate {config} --data {table}")
     print_plugin_problems()
     from tzrec_core.config import feature_entries, load_config, model_offer
 
@@ -250,11 +197,33 @@ def validate(config: ConfigArgument, set_: SetOption = None, json: JsonOption = 
         raise
     offer = model_offer(checked.model_config)
     num_features = len(feature_entries(checked.feature_configs))
-    if json:
-        print_json({"ok": True, "problems": [], "model": offer.spec.name, "num_features": num_features})
+    shown = {"ok": True, "problems": [], "model": offer.spec.name, "num_features": num_features}
+    if not json:
+        state = "" if offer.plugin.state is State.OK else f" ({offer.plugin.state})"
+        groups = ", ".join(g.group_name for g in checked.model_config.feature_groups)
+        plugin = f"{offer.plugin.distribution} {offer.plugin.version}".strip()
+        features = f"{num_features} feature{'s' if num_features != 1 else ''}"
+        typer.echo(f"{config} is valid: {offer.spec.name} of {plugin}{state}, {features} in groups {groups}")
+    if not data:
+        if json:
+            print_json(shown)
         return
-    state = "" if offer.plugin.state is State.OK else f" ({offer.plugin.state})"
-    groups = ", ".join(g.group_name for g in checked.model_config.feature_groups)
-    plugin = f"{offer.plugin.distribution} {offer.plugin.version}".strip()
-    features = f"{num_features} feature{'s' if num_features != 1 else ''}"
-    typer.echo(f"{config} is valid: {offer.spec.name} of {plugin}{state}, {features} in groups {groups}")
+    from tzrec_core.data.lint import lint_data
+
+    report = lint_data(checked, table)
+    if json:
+        findings = [{**asdict(finding), "level": str(finding.level)} for finding in report.findings]
+        shown |= {"ok": not report.has_errors, "rows": report.num_rows, "rows_read": report.num_read}
+        print_json({**shown, "findings": findings})
+    else:
+        read = (
+            f"all {report.num_rows:,}"
+            if report.num_read == report.num_rows
+            else f"{report.num_read:,} of {report.num_rows:,}"
+        )
+        typer.echo(f"{table or checked.train_input_path}: {read} rows read, findings: {len(report.findings)}")
+        if report.findings:
+            rows = [[found.level, found.feature, found.what, found.fix] for found in report.findings]
+            print_table(["level", "name", "what", "fix"], rows)
+    if report.has_errors:
+        raise typer.Exit(ConfigError.exit_code)

@@ -1,0 +1,56 @@
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tzrec_core.models import RankModel
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No settings."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    input: str
+
+
+@dataclass(frozen=True)
+class Towers:
+    user_tower: Tower | None = None
+    others: list[Tower] | None = None
+
+
+@dataclass(frozen=True)
+class Fussy:
+    width: int
+
+
+class AnyGroups(RankModel):
+    """A linear layer on all that the groups give; sequences are summed over their steps."""
+
+    def __init__(self, model_config, features, labels, sample_weights=None, **kwargs):
+        super().__init__(model_config, features, labels, sample_weights, **kwargs)
+        self.init_input()
+        width = 0
+        for group in self._base_model_config.feature_groups:
+            name = group.group_name
+            parts = [name] if group.group_type < 2 else [f"{name}.query", f"{name}.sequence"]
+            width += sum(self.embedding_group.group_total_dim(part) for part in parts)
+        self.output = nn.Linear(width, self._num_class)
+
+    def predict(self, batch):
+        grouped = self.build_input(batch)
+        rows = [self._per_row(key, value, grouped) for key, value in grouped.items() if "sequence_length" not in key]
+        return self._output_to_prediction(self.output(torch.cat(rows, dim=1)))
+
+    def _per_row(self, key, value, grouped):
+        if not key.endswith(".sequence"):
+            return value
+        if value.dim() == 3:
+            return value.sum(1)
+        lengths = grouped[f"{key}_length"]
+        return torch.zeros(len(lengths), value.shape[1]).index_add(
+            0, torch.repeat_interleave(torch.arange(len(lengths)), lengths), value
+        )
