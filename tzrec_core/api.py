@@ -4,7 +4,7 @@ A config may be a path, a text or a parsed message everywhere; data a path, a py
 DataFrame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from tzrec_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tzrec_core.engine.cluster import ClusterPlan
+    from tzrec_core.engine.leaderboard import Leaderboard
     from tzrec_core.engine.predict import PredictResult
     from tzrec_core.engine.replay import ReplayResult
     from tzrec_core.engine.train import TrainResult
@@ -126,6 +127,36 @@ def predict(
         batch_size=batch_size,
         overwrite=overwrite,
     )
+
+
+def compare(
+    configs: Mapping[str, Any], output: str | Path, *, num_seeds: int = 3, overrides: Sequence[str] = ()
+) -> "Leaderboard":
+    """Train several configs on the same batches and write a leaderboard; see `tzrec_core.engine.compare.compare`.
+
+    Args:
+        configs: path, text or message, by the name that each gets on the leaderboard.
+        output: folder for the runs, leaderboard.md, leaderboard.json and leaderboard.png; runs that have finished
+            there are not trained again.
+        num_seeds: runs of each config, with seeds 1 to `num_seeds`.
+        overrides: changes to all configs, as `--set` takes them.
+
+    Returns:
+        the leaderboard; runs that failed are in its entries' `errors`.
+
+    Raises:
+        ConfigError: all mistakes of a config at once; or the configs do not train on the same batches.
+        DataError, PluginError: as `train`, before anything is trained.
+    """
+    checked = {}
+    for name, config in configs.items():
+        try:
+            checked[name] = as_config(config, overrides=overrides)
+        except ConfigError as error:
+            raise ConfigError(error.problems, title=name) from error
+    from tzrec_core.engine.compare import compare as run
+
+    return run(checked, output, num_seeds=num_seeds)
 
 
 def replay(config: Any, *, overrides: Sequence[str] = (), failure: str | Path | None = None) -> "ReplayResult":
@@ -249,4 +280,4 @@ def _feature_mistakes(config: Any) -> list[str]:
     return []
 
 
-__all__ = ["EvalResult", "as_config", "evaluate", "load_model", "plan", "predict", "replay", "train"]
+__all__ = ["EvalResult", "as_config", "compare", "evaluate", "load_model", "plan", "predict", "replay", "train"]
