@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tzrec_core import __version__
-from tzrec_core.cli import doctor, inspect, plan, protoc, replay, run
+from tzrec_core.cli import check, compare, doctor, init, inspect, new_plugin, plan, protoc, replay, run
 from tzrec_core.cli.launch import is_main, is_worker, note_end
 from tzrec_core.errors import ConfigError, PluginError, TzrecError
 from tzrec_core.plugins import State, registry
@@ -32,9 +32,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 inspect.add_to(app)
+init.add_to(app)
 run.add_to(app)
+compare.add_to(app)
 replay.add_to(app)
 plan.add_to(app)
+new_plugin.add_to(app)
+check.add_to(app)
 protoc.add_to(app)
 doctor.add_to(app)
 

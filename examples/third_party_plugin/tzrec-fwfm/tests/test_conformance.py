@@ -1,0 +1,5 @@
+from tzrec_core.testing import PluginConformance
+
+
+class TestPlugin(PluginConformance):
+    plugin = "tzrec-fwfm"
