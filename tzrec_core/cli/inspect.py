@@ -149,7 +149,7 @@ def _print_model(offer: Offer[ModelSpec], descriptor: Any) -> None:  # Any: prot
         ]
         print_table(["feature group", "type", "required"], rows, title="Feature groups")
     for title, fields in field_tables(f"{spec.name} {{ ... }}", descriptor):
-        print_table(list(fields[0]), [list(row.values()) for row in fields], title=title)
+        print_table(["field", "type", "default", "meaning"], [list(row.values()) for row in fields], title=title)
     if example := _example(offer):
         out.print(f"\nExample, {spec.example}", style="bold", markup=False, highlight=False)
         typer.echo(example)
