@@ -223,7 +223,7 @@ def plan(
 
 
 def load_model(model_dir: str | Path, *, checkpoint: str | Path | None = None) -> "PredictWrapper":
-    """The trained model of a model_dir, in eval mode on the CPU, ready for `wrapper(batch)`.
+    """The trained model of a model_dir on the CPU, in eval mode and for inference: call `wrapper(batch)`.
 
     Args:
         model_dir: what a training run wrote; its `pipeline.config` says how to build the model.
@@ -245,10 +245,12 @@ def load_model(model_dir: str | Path, *, checkpoint: str | Path | None = None) -
         create_features(config.feature_configs, config.data_config),
         list(config.data_config.label_fields),
         list(config.data_config.sample_weight_fields),
+        sampler_type=config.data_config.WhichOneof("sampler"),
     )
     wrapper = PredictWrapper(model, mixed_precision=config.train_config.mixed_precision)
     fill(find_checkpoint(model_dir, checkpoint), wrapper)
     wrapper.eval()
+    wrapper.set_is_inference(True)
     return wrapper
 
 

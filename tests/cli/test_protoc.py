@@ -9,6 +9,7 @@ PROTO = """
 syntax = "proto2";
 package acme_ranker;
 import "tzrec_core/protos/module.proto";
+import "tzrec_core/protos/tower.proto";
 
 // Settings.
 message Ranker {
@@ -16,6 +17,8 @@ message Ranker {
   required tzrec_core.protos.MLP mlp = 1;
   // Width.
   optional uint32 width = 2 [default = 4];
+  // What no config of the core holds.
+  optional tzrec_core.protos.Tower tower = 3;
 }
 """
 
@@ -63,7 +66,7 @@ def test_a_mistake_in_the_proto_is_shown_with_its_line(tzrec, proto, compiler):
     result = tzrec("protoc", str(proto), "--python", compiler)
     assert (result.code, result.out) == (2, "")
     assert "does not compile" in result.err
-    assert 'acme_ranker/config.proto:11:12: "uint23" is not defined' in result.err
+    assert 'acme_ranker/config.proto:12:12: "uint23" is not defined' in result.err
     assert not (proto.parent / "config_pb2.py").exists()
 
 

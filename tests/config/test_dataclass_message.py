@@ -9,6 +9,8 @@ from tzrec_core.config import config_to_kwargs, parse_config
 from tzrec_core.config.dataclass_message import dataclass_of, message_from_dataclass
 from tzrec_core.errors import PluginError
 from tzrec_core.plugins import ModelSpec, Plugin, Registry, State, registry, use_registry
+from tzrec_core.protos.module_pb2 import MLP
+from tzrec_core.protos.tower_pb2 import TaskTower
 
 
 class Mode(Enum):
@@ -98,6 +100,22 @@ class Node:
     children: "tuple[Node, ...]" = ()
 
 
+@dataclass(frozen=True)
+class Towers:
+    bottom: MLP
+    top: MLP | None = None
+    tasks: tuple[TaskTower, ...] = ()
+
+
+def test_a_generated_message_is_a_part_like_any_other():
+    cls = message_from_dataclass(Towers)
+    message = text_format.Parse('bottom { hidden_units: 4 } tasks { tower_name: "a" label_name: "b" }', cls())
+    assert (type(message.bottom), type(message.tasks[0])) == (MLP, TaskTower)
+    assert message.tasks[0].weight == 1
+    assert not message.HasField("top")
+    assert cls().FindInitializationErrors() == ["bottom"]
+
+
 def made(annotation, **options):
     return dataclasses.make_dataclass("Made", [("x", annotation, field(**options))], frozen=True)
 
@@ -115,6 +133,8 @@ def made(annotation, **options):
         (made(object), "use bool, int, float, str, an Enum"),
         (made(tuple[int, ...], default=(64, 32)), "Made.x: a config cannot hold the default (64, 32)"),
         (made(list[int], default_factory=lambda: [1]), "a config cannot hold the default [1]"),
+        (made(MLP, default_factory=lambda: MLP(bias=False)), "write MLP | None = None, and read None as your default"),
+        (made(TaskTower, default_factory=TaskTower), "a config cannot hold the default"),
         (made(Layer, default=Layer(3)), "a config cannot hold the default"),
         (made(Node, default=Node(3)), "give the fields of Node that default"),
         (made(dataclasses.make_dataclass("Thawed", [("x", int)])), "Thawed is not a frozen dataclass"),

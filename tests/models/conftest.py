@@ -6,9 +6,10 @@ import pytest
 
 from tzrec_core.plugins import Registry, use_registry
 
-_SPEC = importlib.util.spec_from_file_location("tzrec_toy", Path(__file__).with_name("toy.py"))
-sys.modules["tzrec_toy"] = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(sys.modules["tzrec_toy"])
+for name in ("toy", "toy_match", "toy_tasks"):
+    _SPEC = importlib.util.spec_from_file_location(f"tzrec_{name}", Path(__file__).with_name(f"{name}.py"))
+    sys.modules[_SPEC.name] = importlib.util.module_from_spec(_SPEC)
+    _SPEC.loader.exec_module(sys.modules[_SPEC.name])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,6 +1,8 @@
 """`tzrec protoc`: generates a plugin's `_pb2.py` and `_pb2.pyi` beside its .proto."""
 
+import importlib
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -74,7 +76,7 @@ def _locate(file: Path) -> tuple[Path, str]:
 
 def _core_descriptors() -> descriptor_pb2.FileDescriptorSet:
     """Everything a plugin's .proto may import from the core, as the installed core has it."""
-    from tzrec_core.protos import pipeline_pb2
+    from tzrec_core import protos
 
     found = descriptor_pb2.FileDescriptorSet()
     seen: set[str] = set()
@@ -86,5 +88,7 @@ def _core_descriptors() -> descriptor_pb2.FileDescriptorSet:
                 add(dependency)
             file.CopyToProto(found.file.add())
 
-    add(pipeline_pb2.DESCRIPTOR)
+    for module in pkgutil.iter_modules(protos.__path__):
+        if module.name.endswith("_pb2"):
+            add(importlib.import_module(f"{protos.__name__}.{module.name}").DESCRIPTOR)
     return found

@@ -16,9 +16,10 @@ from tzrec_core.config.features import (
 from tzrec_core.config.groups import data_group_problems, member_problems
 from tzrec_core.config.load import load_config, parse_config
 from tzrec_core.config.ranges import range_mistakes
+from tzrec_core.config.tasks import reference_problems, task_problems
 from tzrec_core.config.unsupported import reader_problem, refuse_unsupported, refused_settings
 from tzrec_core.config.used import used_plugins
-from tzrec_core.config.validate import find_mistakes, validate
+from tzrec_core.config.validate import find_mistakes, negatives_problem, validate
 
 __all__ = [
     "BASE_DATA_GROUP",
@@ -36,13 +37,16 @@ __all__ = [
     "member_problems",
     "model_name",
     "model_offer",
+    "negatives_problem",
     "parse_config",
     "range_mistakes",
     "reader_problem",
+    "reference_problems",
     "refuse_unsupported",
     "refused_settings",
     "sampled_columns",
     "spec_of",
+    "task_problems",
     "used_plugins",
     "validate",
 ]

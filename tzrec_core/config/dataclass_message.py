@@ -25,8 +25,9 @@ def message_from_dataclass(cls: type) -> type[Message]:
     """The message class for a frozen dataclass.
 
     bool, int, float and str become scalars, `list[T]` and `tuple[T, ...]` repeated fields, an Enum an enum, a
-    nested frozen dataclass a message. A field without default is required; `T | None = None` is optional. Field
-    numbers follow the order of the fields. What a field means stands in its metadata, `{"doc": "..."}`.
+    nested frozen dataclass a message, and a generated message, such as `tzrec_core.protos.module_pb2.MLP`, itself. A
+    field without default is required; `T | None = None` is optional. Field numbers follow the order of the fields.
+    What a field means stands in its metadata, `{"doc": "..."}`.
 
     Raises:
         TypeError: `cls` is no frozen dataclass, or a field has a type or a default that a config cannot hold.
@@ -40,7 +41,7 @@ def message_from_dataclass(cls: type) -> type[Message]:
     file.package = f"{package}.v{digest}"
     for message in file.message_type:
         for field in message.field:
-            if field.type_name:  # writing an empty one would mark the scalar as a message
+            if field.type_name.startswith(f".{package}."):
                 field.type_name = field.type_name.replace(f".{package}.", f".{file.package}.", 1)
     pool = descriptor_pool.Default()
     try:
@@ -84,14 +85,18 @@ def _add_message(file: descriptor_pb2.FileDescriptorProto, cls: type, package: s
         elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
             _add_message(file, kind, package, added)
             proto.type, proto.type_name = _FieldProto.TYPE_MESSAGE, f".{package}.{kind.__name__}"
+        elif isinstance(kind, type) and issubclass(kind, Message):
+            proto.type, proto.type_name = _FieldProto.TYPE_MESSAGE, f".{kind.DESCRIPTOR.full_name}"
+            if kind.DESCRIPTOR.file.name not in file.dependency:
+                file.dependency.append(kind.DESCRIPTOR.file.name)
         else:
             raise TypeError(
                 f"{cls.__name__}.{field.name}: a config field cannot be a {hints[field.name]}; use bool, int, "
-                f"float, str, an Enum, a frozen dataclass, or a list or tuple of one of them"
+                f"float, str, an Enum, a frozen dataclass, a generated message, or a list or tuple of one of them"
             )
         if default is dataclasses.MISSING or default is None:
             continue
-        if repeated or dataclasses.is_dataclass(kind):
+        if repeated or proto.type == _FieldProto.TYPE_MESSAGE:
             _refuse_lost_default(cls, field.name, default, [] if repeated else kind)
         else:
             proto.default_value = _default_text(default)
@@ -141,7 +146,10 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 def _refuse_lost_default(cls: type, name: str, default: Any, kind: Any) -> None:
     """An unset list is empty and an unset message has its own defaults: no other default can be kept."""
-    if isinstance(kind, type):
+    if isinstance(kind, type) and issubclass(kind, Message):
+        lost = default != kind() or not default.IsInitialized()
+        fix = f"write {kind.__name__} | None = None, and read None as your default"
+    elif isinstance(kind, type):
         required = [f.name for f in dataclasses.fields(kind) if _is_required(f)]
         lost = bool(required) or default != kind()
         fix = f"give the fields of {kind.__name__} that default"

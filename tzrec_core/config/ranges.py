@@ -28,6 +28,11 @@ _RANGES: dict[str, _Check] = {
     "DataConfig.fg_threads": _AT_LEAST_1,
     "MLP.hidden_units": _AT_LEAST_1,
     "MLP.dropout_ratio": _SHARE,
+    **{
+        f"{tower}.{field}": _NOT_NEGATIVE
+        for tower in ("TaskTower", "BayesTaskTower", "InterventionTaskTower")
+        for field in ("weight", "in_task_space_weight", "out_task_space_weight")
+    },
     "BinaryCrossEntropy.label_smoothing": _SHARE,
     "SoftmaxCrossEntropy.label_smoothing": _SHARE,
     "AUC.thresholds": _AT_LEAST_1,

@@ -24,7 +24,11 @@ REFUSED: dict[str, str] = {
     },
     "TrainConfig.delta_embedding_dump_config": "dumping changed embeddings is not supported yet; FeatureStore needs a "
     "plugin that offers it; remove it",
-    "ModelConfig.use_pareto_loss_weight": "weighing losses by Pareto efficiency is not supported yet; remove it",
+    **dict.fromkeys(
+        ("ModelConfig.use_pareto_loss_weight", "TaskTower.pareto_min_loss_weight",
+         "BayesTaskTower.pareto_min_loss_weight", "InterventionTaskTower.pareto_min_loss_weight"),
+        "weighing losses by Pareto efficiency is not supported yet; remove it",
+    ),
     "ModelConfig.kernel=TRITON": "only PYTORCH kernels are built in so far; remove the line",
     "ModelConfig.kernel=CUTLASS": "only PYTORCH kernels are built in so far; remove the line",
     "LossConfig.recon_loss": "it comes with the models of semantic ids, which are not supported yet; remove it",

@@ -10,6 +10,7 @@ from tzrec_core.config.assemble import model_offer, spec_of
 from tzrec_core.config.features import FeatureEntry, data_group, feature_entries
 from tzrec_core.config.groups import data_group_problems, member_problems
 from tzrec_core.config.ranges import range_mistakes
+from tzrec_core.config.tasks import model_level_problems, reference_problems, task_problems, towers_in
 from tzrec_core.config.unsupported import reader_problem, refused_settings
 from tzrec_core.config.walk import messages_in
 from tzrec_core.errors import ConfigError, TzrecError, did_you_mean
@@ -80,14 +81,19 @@ def find_mistakes(config: Any, *, partial: bool = False) -> list[str]:
     path = f"model_config.{name}"
     if model_config.feature_groups or not partial:
         mistakes += _model_groups(spec, settings, path, model_config)
-    mistakes += _references(settings, path, config)
+    data_config = config.data_config
+    mistakes += reference_problems(
+        settings, path, labels=data_config.label_fields, sample_weights=data_config.sample_weight_fields
+    )
     if spec.task is Task.MULTITASK:
-        for tower_path, tower in _with_fields(settings, path, "losses"):
-            mistakes += _objectives(tower, tower_path, spec, entries)
+        mistakes += _tasks(settings, path, config, spec, entries, partial=partial)
     elif spec.task is not Task.SID:
         if not model_config.losses and not partial:
-            mistakes.append("model_config.losses is empty; add one, such as losses { binary_cross_entropy {} }")
-        if spec.task is Task.RANK and not config.data_config.label_fields and not partial:
+            example = "softmax_cross_entropy" if spec.task is Task.MATCH else "binary_cross_entropy"
+            mistakes.append(f"model_config.losses is empty; add one, such as losses {{ {example} {{}} }}")
+        if spec.task is Task.MATCH:
+            mistakes += _matching(settings, path, config, partial=partial)
+        if spec.task in (Task.RANK, Task.MATCH) and not config.data_config.label_fields and not partial:
             mistakes.append("data_config.label_fields is empty; name the column that holds the label")
         mistakes += _objectives(model_config, "model_config", spec, entries)
     return mistakes
@@ -250,25 +256,19 @@ def _follow(message: Any, steps: list[str], path: str) -> Iterator[tuple[str, st
             yield here, item
 
 
-def _with_fields(message: Message, path: str, name: str) -> Iterator[tuple[str, Any]]:
-    """`message` and its sub-messages that have a field called `name`."""
-    return (found for found in messages_in(message, path) if name in found[1].DESCRIPTOR.fields_by_name)
-
-
-def _references(settings: Message, path: str, config: Any) -> Iterator[str]:
-    """Labels and sample weights that the model's settings name."""
-    data_config = config.data_config
-    for field, known_field in (
-        ("label_name", "label_fields"),
-        ("task_space_indicator_label", "label_fields"),
-        ("sample_weight_name", "sample_weight_fields"),
-    ):
-        known = list(getattr(data_config, known_field))
-        for place, message in _with_fields(settings, path, field):
-            name = getattr(message, field)
-            if name and name not in known:
-                listing = f"data_config.{known_field} ({', '.join(known) or 'empty'})"
-                yield f"{place}.{field}: {name!r} is not among {listing}.{did_you_mean(name, known)}"
+def _tasks(
+    settings: Message, path: str, config: Any, spec: ModelSpec, entries: list[FeatureEntry], *, partial: bool
+) -> Iterator[str]:
+    """The tasks of a multi-task model."""
+    yield from model_level_problems(config.model_config, path)
+    yield from task_problems(settings, path)
+    towers = list(towers_in(settings, path))
+    if not towers and not partial:
+        yield f"{path} has no task; add one, such as task_towers {{ ... }}, for each label"
+    for tower_path, tower in towers:
+        if not tower.losses and not partial:
+            yield f"{tower_path}.losses is empty; add one, such as losses {{ binary_cross_entropy {{}} }}"
+        yield from _objectives(tower, tower_path, spec, entries)
 
 
 def _objectives(holder: Any, path: str, spec: ModelSpec, entries: list[FeatureEntry]) -> Iterator[str]:
@@ -328,6 +328,37 @@ def _metric(
     if outputs and spec.task is not Task.MATCH and problem:
         yield f"{place} {problem}"
     yield from _grouping(place, settings, metric.grouping_field, entries)
+
+
+def _matching(settings: Message, path: str, config: Any, *, partial: bool) -> Iterator[str]:
+    """Losses of a matching model, and where it takes a row's negatives from."""
+    if (count := len(config.model_config.losses)) > 1:
+        yield f"model_config.losses: a matching model takes one loss, not {count}; remove all but one"
+    if "in_batch_negative" in settings.DESCRIPTOR.fields_by_name:
+        is_in_batch, sampler = settings.in_batch_negative, config.data_config.WhichOneof("sampler")  # type: ignore[attr-defined]
+        if (is_in_batch or sampler or not partial) and (problem := negatives_problem(is_in_batch, sampler)):
+            yield f"{path}.{problem}"
+
+
+def negatives_problem(in_batch_negative: bool, sampler: str | None) -> str:
+    """Why a matching model has no source of negatives, or one too many; empty when it has one.
+
+    Args:
+        in_batch_negative: the model's setting.
+        sampler: the name of data_config's sampler; None or empty = there is none.
+    """
+    if in_batch_negative and sampler:
+        return (
+            "in_batch_negative takes the items of a batch's other rows as the negatives of a row, whose label is its "
+            f"own place among them; data_config.{sampler} draws negatives, and all labels are 0. Remove one of the two"
+        )
+    if not in_batch_negative and not sampler:
+        return (
+            "in_batch_negative is not set and data_config has no sampler: without negatives there is nothing to learn. "
+            "Set in_batch_negative: true to take the items of a batch's other rows, the label of a row being its own "
+            "place among them; or let a sampler of data_config draw negatives, all labels being 0"
+        )
+    return ""
 
 
 def _grouping(place: str, settings: Any, field: str, entries: list[FeatureEntry]) -> Iterator[str]:

@@ -75,7 +75,13 @@ def _build(config: Any) -> Setup:
     if not labels:
         raise ConfigError("data_config.label_fields is empty; name the label column")
     with tables_on_meta():
-        model = create_model(config.model_config, features, labels, list(config.data_config.sample_weight_fields))
+        model = create_model(
+            config.model_config,
+            features,
+            labels,
+            list(config.data_config.sample_weight_fields),
+            sampler_type=config.data_config.WhichOneof("sampler"),
+        )
     return Setup(features, model)
 
 

@@ -8,10 +8,13 @@ from torch import nn
 
 from tzrec_core.config import model_name
 from tzrec_core.data.batch import Batch
+from tzrec_core.errors import ConfigError
 from tzrec_core.features import BaseFeature
 from tzrec_core.metrics import TrainMetricWrapper
 from tzrec_core.modules.base import BaseModule
 from tzrec_core.modules.embedding_group import EmbeddingGroup
+from tzrec_core.modules.variational_dropout import VariationalDropout
+from tzrec_core.protos.model_pb2 import FeatureGroupType
 
 
 class BaseModel(BaseModule):
@@ -112,3 +115,36 @@ class BaseModel(BaseModule):
         names = {n for g in feature_groups for n in g.feature_names}
         names |= {n for g in feature_groups for s in g.sequence_groups for n in s.feature_names}
         return [f for f in self._features if f.name in names]
+
+
+def variational_dropouts(
+    settings: Any, embedding_group: EmbeddingGroup, feature_groups: Sequence[Any]
+) -> nn.ModuleDict:
+    """A variational dropout for each DEEP or WIDE group of several features, by the group's name.
+
+    Args:
+        settings: the VariationalDropout message of model_config.
+        embedding_group: knows the features' widths.
+        feature_groups: the groups to drop features of; SEQUENCE groups are passed over.
+
+    Raises:
+        ConfigError: there is a JAGGED_SEQUENCE group.
+    """
+    dropouts = nn.ModuleDict()
+    for group in feature_groups:
+        if group.group_type == FeatureGroupType.SEQUENCE:
+            continue
+        if group.group_type == FeatureGroupType.JAGGED_SEQUENCE:
+            raise ConfigError(
+                f"model_config.variational_dropout does not work on JAGGED_SEQUENCE groups, such as "
+                f"{group.group_name!r}; remove it or make the group a SEQUENCE"
+            )
+        dims = embedding_group.group_feature_dims(group.group_name)
+        if len(dims) > 1:
+            dropouts[group.group_name] = VariationalDropout(
+                dims,
+                group.group_name,
+                settings.regularization_lambda,
+                settings.embedding_wise_variational_dropout,
+            )
+    return dropouts

@@ -30,6 +30,12 @@ def metric_spec(metric_config: Any) -> tuple[MetricSpec, Message]:
     return offer.spec, settings
 
 
+def metric_key(metric_config: Any) -> str:
+    """What the value of a metric is called, such as `auc` or `recall@10`."""
+    spec, settings = metric_spec(metric_config)
+    return f"recall@{settings.top_k}" if spec.name == "recall_at_k" else spec.name  # type: ignore[attr-defined]
+
+
 _EXAMPLES = {"loss": "losses { binary_cross_entropy {} }", "metric": "metrics { auc {} }"}
 
 
@@ -122,6 +128,12 @@ def metric_input(spec: MetricSpec, outputs: set[Output], num_class: int) -> str:
     if problem := spec.outputs_problem(outputs, num_class):
         raise ConfigError(f"metric {spec.name!r} {problem}")
     return "probs1"
+
+
+def relative_weights(weights: torch.Tensor) -> torch.Tensor:
+    """Weights of rows (B,) divided by their mean, which keeps the size of a mean loss; 0 when all are 0."""
+    mean = weights.mean()
+    return torch.where(mean == 0, torch.zeros_like(weights), weights / mean)
 
 
 def _constructor_kwargs(settings: Message, grouping_field: str) -> dict[str, Any]:

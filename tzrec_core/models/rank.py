@@ -12,12 +12,19 @@ from tzrec_core.data.batch import Batch
 from tzrec_core.errors import ConfigError, DataError
 from tzrec_core.features import BaseFeature
 from tzrec_core.metrics import AUC, DecayAUC, TrainMetricWrapper
-from tzrec_core.models.base import BaseModel
-from tzrec_core.models.objectives import build_loss, build_metric, group_ids, loss_spec, metric_input, metric_spec
+from tzrec_core.models.base import BaseModel, variational_dropouts
+from tzrec_core.models.objectives import (
+    build_loss,
+    build_metric,
+    group_ids,
+    loss_spec,
+    metric_input,
+    metric_key,
+    metric_spec,
+    relative_weights,
+)
 from tzrec_core.modules.embedding_group import EmbeddingGroup
-from tzrec_core.modules.variational_dropout import VariationalDropout
-from tzrec_core.plugins import MetricSpec, Output, Task
-from tzrec_core.protos.model_pb2 import FeatureGroupType
+from tzrec_core.plugins import Output, Task
 
 
 class RankModel(BaseModel):
@@ -69,28 +76,9 @@ class RankModel(BaseModel):
             wide_init_fn=getattr(self._model_config, "wide_init_fn", None),
         )
         if self._base_model_config.HasField("variational_dropout"):
-            self.group_variational_dropouts = self._variational_dropouts()
-
-    def _variational_dropouts(self) -> nn.ModuleDict:
-        settings = self._base_model_config.variational_dropout
-        dropouts = nn.ModuleDict()
-        for group in self._feature_groups:
-            if group.group_type == FeatureGroupType.SEQUENCE:
-                continue
-            if group.group_type == FeatureGroupType.JAGGED_SEQUENCE:
-                raise ConfigError(
-                    f"model_config.variational_dropout does not work on JAGGED_SEQUENCE groups, such as "
-                    f"{group.group_name!r}; remove it or make the group a SEQUENCE"
-                )
-            dims = self.embedding_group.group_feature_dims(group.group_name)
-            if len(dims) > 1:
-                dropouts[group.group_name] = VariationalDropout(
-                    dims,
-                    group.group_name,
-                    settings.regularization_lambda,
-                    settings.embedding_wise_variational_dropout,
-                )
-        return dropouts
+            self.group_variational_dropouts = variational_dropouts(
+                self._base_model_config.variational_dropout, self.embedding_group, self._feature_groups
+            )
 
     def build_input(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The embedding group's output by its keys, see `EmbeddingGroup`, after variational dropout."""
@@ -147,9 +135,7 @@ class RankModel(BaseModel):
         label = batch.labels[self._label_name]
         weight = None
         if self._sample_weight_name:
-            raw = batch.sample_weights[self._sample_weight_name].to(torch.float32)
-            mean = raw.mean()
-            weight = torch.where(mean == 0, torch.zeros_like(raw), raw / mean)
+            weight = relative_weights(batch.sample_weights[self._sample_weight_name].to(torch.float32))
         losses: dict[str, torch.Tensor] = {}
         for loss_config in self._base_model_config.losses:
             losses.update(self._loss_impl(predictions, batch, label, weight, loss_config, self._num_class))
@@ -175,19 +161,11 @@ class RankModel(BaseModel):
         try:
             value = module(preds, target) if ids is None else module(preds, target, ids)
         except IndexError as error:  # how torch says on the CPU that there is no such class
-            self._check_classes(label, num_class, error)
+            _check_classes(batch, label, num_class, error)
             raise
         if loss_weight is not None:
             value = torch.mean(value * loss_weight)
         return {spec.name + suffix: value}
-
-    def _check_classes(self, label: torch.Tensor, num_class: int, error: IndexError) -> None:
-        wrong = label[(label < 0) | (label >= num_class)]
-        if len(wrong):
-            raise DataError(
-                f"label {self._label_name!r} holds {wrong[0].item()}, but num_class = {num_class} has the classes "
-                f"0 to {num_class - 1}"
-            ) from error
 
     def init_metric(self) -> None:
         """Build the configured metrics, the train metrics, and a mean for each loss under the loss's key."""
@@ -202,8 +180,8 @@ class RankModel(BaseModel):
         self, metric_config: Any, num_class: int = 1, suffix: str = "", *, losses: Sequence[Any] | None = None
     ) -> None:
         """`losses` are the task's own; None = those of the model."""
-        spec, settings = metric_spec(metric_config)
-        key = _metric_key(spec, settings) + suffix
+        spec, _ = metric_spec(metric_config)
+        key = metric_key(metric_config) + suffix
         if key in self._metric_modules:
             raise ConfigError(f"metric {key!r} is configured twice; keep one")
         outputs = self._outputs(losses)
@@ -214,7 +192,7 @@ class RankModel(BaseModel):
         self, metric_config: Any, num_class: int = 1, suffix: str = "", *, losses: Sequence[Any] | None = None
     ) -> None:
         spec, settings = metric_spec(metric_config)
-        key = _metric_key(spec, settings) + suffix
+        key = metric_key(metric_config) + suffix
         if key in self._train_metric_modules:
             raise ConfigError(f"train metric {key!r} is configured twice; keep one")
         if not spec.train:
@@ -243,9 +221,12 @@ class RankModel(BaseModel):
         label = batch.labels[self._label_name]
         for metric_config in self._base_model_config.metrics:
             self._update_metric_impl(predictions, batch, label, metric_config, self._num_class)
+        self._update_loss_metrics(losses, label.size(0))
+
+    def _update_loss_metrics(self, losses: dict[str, torch.Tensor] | None, num_rows: int) -> None:
         for name, value in (losses or {}).items():
             if name in self._metric_modules:
-                self._metric_modules[name].update(value, label.size(0))  # type: ignore[operator]
+                self._metric_modules[name].update(value, num_rows)  # type: ignore[operator]
 
     def update_train_metric(self, predictions: dict[str, torch.Tensor], batch: Batch) -> None:
         """Add a training batch to the decayed train metrics."""
@@ -285,11 +266,16 @@ class RankModel(BaseModel):
         suffix: str,
     ) -> None:
         spec, settings = metric_spec(metric_config)
-        key = _metric_key(spec, settings) + suffix
+        key = metric_key(metric_config) + suffix
         preds = predictions[self._metric_inputs[key] + suffix]
         ids = group_ids(settings, spec.grouping_field, batch)
         modules[key].update(preds, label, *([] if ids is None else [ids]))  # type: ignore[operator]
 
 
-def _metric_key(spec: MetricSpec, settings: Any) -> str:
-    return f"recall@{settings.top_k}" if spec.name == "recall_at_k" else spec.name
+def _check_classes(batch: Batch, label: torch.Tensor, num_class: int, error: IndexError) -> None:
+    wrong = label[(label < 0) | (label >= num_class)]
+    if len(wrong):
+        name = next(name for name, values in batch.labels.items() if values is label)
+        raise DataError(
+            f"label {name!r} holds {wrong[0].item()}, but num_class = {num_class} has the classes 0 to {num_class - 1}"
+        ) from error

@@ -14,6 +14,7 @@ from tzrec_core.modules.sequence import (
     SequenceEncoder,
     SimpleAttention,
 )
+from tzrec_core.modules.task_tower import TaskTower
 from tzrec_core.modules.variational_dropout import VariationalDropout
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SelfAttentionEncoder",
     "SequenceEncoder",
     "SimpleAttention",
+    "TaskTower",
     "VariationalDropout",
     "create_activation",
 ]
