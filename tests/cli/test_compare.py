@@ -27,6 +27,7 @@ def board(monkeypatch):
         [1],
         5,
         {1: "c0ffee"},
+        {"auc": True},
     )
 
     def compare(configs, output, **options):

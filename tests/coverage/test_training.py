@@ -259,20 +259,21 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(run):
     assert last_step(run(f'{EACH_STEP} early_stopping {{ metric: "{LOSS}" patience: 2 }}', **still)) == 3
 
 
-def test_early_stopping_wants_losses_to_fall_if_lower_is_better(run):
-    assert last_step(run(f'{EACH_STEP} early_stopping {{ metric: "{LOSS}" higher_is_better: false }}')) == 9
+def test_early_stopping_wants_losses_to_fall_unless_it_is_told_otherwise(run):
+    assert last_step(run(f'{EACH_STEP} early_stopping {{ metric: "{LOSS}" }}')) == 9
+    assert last_step(run(f'{EACH_STEP} early_stopping {{ metric: "{LOSS}" higher_is_better: true }}')) == 4
 
 
 def test_early_stopping_does_not_count_gains_below_min_delta(run):
-    stopping = f'early_stopping {{ metric: "{LOSS}" higher_is_better: false min_delta: 0.5 }}'
+    stopping = f'early_stopping {{ metric: "{LOSS}" min_delta: 0.5 }}'
     assert last_step(run(f"{EACH_STEP} {stopping}")) == 4
 
 
 @pytest.mark.parametrize(
-    ("lower", "best", "kept"), [("", 2, [2, 6]), ("higher_is_better: false", 6, [6])], ids=["higher", "lower"]
+    ("told", "best", "kept"), [("higher_is_better: true", 2, [2, 6]), ("", 6, [6])], ids=["higher", "unset"]
 )
-def test_best_checkpoint_is_kept_beside_the_latest(run, lower, best, kept):
-    rule = f'best_checkpoint {{ metric: "{LOSS}" {lower} }}'
+def test_best_checkpoint_is_kept_beside_the_latest(run, told, best, kept):
+    rule = f'best_checkpoint {{ metric: "{LOSS}" {told} }}'
     model_dir = run(f"num_epochs: 2 save_checkpoints_steps: 2 keep_checkpoint_max: 1 {rule}")
     assert find_checkpoint(model_dir, "best").name == f"model.ckpt-{best}"
     assert steps_saved(model_dir) == kept

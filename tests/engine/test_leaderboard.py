@@ -14,8 +14,11 @@ def entry(name, *aucs, errors=None, **metrics):
     return Entry(name, runs, errors or {}, num_dense=5, num_in_tables=70)
 
 
+DIRECTIONS = {"auc": True, "hits": True, "logloss": False, "l2_loss": False}
+
+
 def board(*entries, seeds=(1, 2, 3)):
-    return Leaderboard(list(entries), list(seeds), 10, {seed: f"hash{seed}" for seed in seeds})
+    return Leaderboard(list(entries), list(seeds), 10, {seed: f"hash{seed}" for seed in seeds}, DIRECTIONS)
 
 
 def test_the_best_mean_comes_first_and_a_model_without_a_result_last():
@@ -31,6 +34,12 @@ def test_of_a_loss_the_smaller_is_better():
     found = board(*runs, seeds=[1])
     assert (found.ranked_by, found.higher_is_better) == ("l2_loss", False)
     assert [e.name for e in found.entries] == ["b", "a"]
+
+
+def test_more_is_better_goes_before_less_is_better_whatever_the_names():
+    runs = [Entry(n, [RunResult(1, n, {"l2_loss": v, "hits_0": v}, 1, 1)]) for n, v in (("a", 0.5), ("b", 0.6))]
+    found = board(*runs, seeds=[1])
+    assert (found.ranked_by, found.higher_is_better) == ("hits_0", True)
 
 
 def test_metrics_whose_direction_is_unknown_order_nothing():

@@ -75,5 +75,5 @@ def _drafted(models: str, data: str, eval_data: str, label: str) -> dict[str, st
     for name in dict.fromkeys(name.strip() for name in models.split(",") if name.strip()):
         offer = registry().get(ModelSpec, name)
         row = offer.field if ":" in name else name
-        drafts[row] = draft_config(offer, data, label=label, eval_data=eval_data, model_dir=f"runs/{row}")
+        drafts[row] = draft_config(offer, data, labels=[label], eval_data=eval_data, model_dir=f"runs/{row}")
     return drafts

@@ -168,7 +168,7 @@ class CheckpointSaver:
         model_dir: where checkpoints are kept.
         world: the processes of the run.
         keep_max: how many to keep, the newest ones; 0 = all. The best one is kept besides.
-        best: the message TrainConfig.best_checkpoint; None = none is the best.
+        best: the message TrainConfig.best_checkpoint, its direction said; None = none is the best.
     """
 
     def __init__(self, model_dir: str | Path, world: World, keep_max: int = 0, best: Any = None) -> None:

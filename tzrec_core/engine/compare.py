@@ -26,10 +26,12 @@ from tzrec_core.data.batch_plan import plan_batches
 from tzrec_core.data.loader import BatchLoader, create_dataloader, reader_class
 from tzrec_core.data.readers import Origin, Shuffle, rebatch
 from tzrec_core.data.readers.files import find_files
+from tzrec_core.engine.directions import directions
 from tzrec_core.engine.leaderboard import Entry, Leaderboard, RunResult, write_leaderboard
 from tzrec_core.engine.model_dir_lock import model_dir_lock
 from tzrec_core.engine.setup import PIPELINE_CONFIG, build
 from tzrec_core.errors import ConfigError, DataError, TzrecError
+from tzrec_core.models import BaseModel, TrainWrapper
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ def compare(configs: Mapping[str, Any], output: str | Path, *, num_seeds: int = 
                 _check_is_ours(output / name / f"seed-{seed}")
         num_steps, batches = _same_batches(configs, seeds)
         entries = {name: Entry(name) for name in configs}
+        known: dict[str, bool] = {}
         total = len(configs) * len(seeds)
         # seed by seed, so that what there is after an interruption can be compared
         for number, (seed, name) in enumerate(((seed, name) for seed in seeds for name in configs), 1):
@@ -89,8 +92,10 @@ def compare(configs: Mapping[str, Any], output: str | Path, *, num_seeds: int = 
                 entries[name].runs.append(result)
         for name, entry in entries.items():
             if entry.runs:
-                entry.num_dense, entry.num_in_tables = _num_parameters(configs[name])
-        board = Leaderboard(list(entries.values()), list(seeds), num_steps, batches)
+                model = build(configs[name]).model
+                entry.num_dense, entry.num_in_tables = _num_parameters(model)
+                known |= directions(TrainWrapper(model).model)
+        board = Leaderboard(list(entries.values()), list(seeds), num_steps, batches, known)
         write_leaderboard(board, output)
     return board
 
@@ -347,9 +352,8 @@ def _cause(code: int, log: Path) -> str:
     return error if found else (text.splitlines() or [f"exit code {code}"])[-1]
 
 
-def _num_parameters(config: Any) -> tuple[int, int]:
+def _num_parameters(model: BaseModel) -> tuple[int, int]:
     """Parameters outside of embedding tables, and in them."""
-    model = build(config).model
     tables = {id(table): table.numel() for part in model.sparse_parameters() for table in part}
     return sum(p.numel() for p in model.parameters() if id(p) not in tables), sum(tables.values())
 

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from tzrec_core.engine.directions import direction_of
+
 _log = logging.getLogger(__name__)
 
-_HIGHER_IS_BETTER = ("auc", "accuracy", "recall")
-_LOWER_IS_BETTER = ("loss", "entropy", "error")
 _MAX_PANELS = 3
 
 
@@ -72,14 +72,17 @@ class Leaderboard:
         seeds: of the runs of each.
         num_steps: of every run.
         batches: hash of the rows of all batches, by seed; equal for all models.
+        directions: of the models' metrics, see `directions`.
         metrics: names of those that every model has which could be trained.
-        ranked_by: the metric that orders the models; empty when none has a better direction.
+        ranked_by: the metric that orders the models: the first of which more is better, else the first of which less
+            is; empty when none says.
     """
 
     entries: list[Entry]
     seeds: list[int]
     num_steps: int
     batches: dict[int, str]
+    directions: Mapping[str, bool]
     metrics: list[str] = field(init=False)
     ranked_by: str = field(init=False)
 
@@ -87,8 +90,7 @@ class Leaderboard:
         trained = [entry for entry in self.entries if entry.runs]
         names = list(dict.fromkeys(name for entry in trained for run in entry.runs for name in run.metrics))
         self.metrics = [name for name in names if all(name in run.metrics for e in trained for run in e.runs)]
-        kinds = (_HIGHER_IS_BETTER, _LOWER_IS_BETTER)
-        ranking = [name for kind in kinds for name in self.metrics if any(word in name for word in kind)]
+        ranking = [n for kind in (True, False) for n in self.metrics if direction_of(n, self.directions) is kind]
         self.ranked_by = ranking[0] if ranking else ""
         if self.ranked_by:
             self.entries.sort(key=self._place)
@@ -96,7 +98,7 @@ class Leaderboard:
     @property
     def higher_is_better(self) -> bool:
         """Of the metric that orders the models."""
-        return any(word in self.ranked_by for word in _HIGHER_IS_BETTER)
+        return bool(direction_of(self.ranked_by, self.directions))
 
     @property
     def num_failed(self) -> int:

@@ -47,6 +47,7 @@ from tzrec_core.engine.world import World, in_world
 from tzrec_core.errors import CheckpointError, ConfigError, DataError, TzrecError
 from tzrec_core.features import BaseFeature
 from tzrec_core.models import BaseModel, TrainWrapper
+from tzrec_core.protos.train_pb2 import BestCheckpoint
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class _Training:
             config.model_dir,
             world,
             keep_max=self.settings.keep_checkpoint_max,
-            best=self.settings.best_checkpoint if self.settings.HasField("best_checkpoint") else None,
+            best=self.best,
         )
         self.timer = StepTimer(world)
         self.in_epoch = 0
@@ -180,8 +181,12 @@ class _Training:
             num_epochs=None if self.num_epochs == math.inf else int(self.num_epochs),
             has_eval_data=self.eval_loader is not None,
         )
+        self.best: BestCheckpoint | None = None
         if settings.HasField("best_checkpoint"):
-            check_metric("train_config.best_checkpoint", settings.best_checkpoint.metric, self.run)
+            rule = settings.best_checkpoint
+            written = rule.higher_is_better if rule.HasField("higher_is_better") else None
+            is_higher = check_metric("train_config.best_checkpoint", rule.metric, written, self.run)
+            self.best = BestCheckpoint(metric=rule.metric, higher_is_better=is_higher)
 
     def _open_data(self, features: list[BaseFeature], train_data: Any, eval_data: Any) -> None:
         config, ranks = self.config, {"rank": self.world.rank, "world_size": self.world.size}

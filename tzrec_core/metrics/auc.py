@@ -34,6 +34,8 @@ class _OneVersusRest(RowMetric):
     presence.
     """
 
+    higher_is_better = True
+
     def __init__(self, name: str, num_class: int, positives: list[int], thresholds: int | None, max_rows: int) -> None:
         super().__init__()
         if thresholds is not None and thresholds < 2:
@@ -192,6 +194,8 @@ class GroupedAUC(RowMetric):
         DataError: `update` got a label other than 0 and 1.
     """
 
+    higher_is_better = True
+
     def __init__(self) -> None:
         super().__init__()
         self._add_column("preds", torch.float32)
@@ -233,6 +237,7 @@ class DecayAUC(Metric):
     """
 
     full_state_update = False
+    higher_is_better = True
 
     def __init__(self, thresholds: int = 200) -> None:
         super().__init__()

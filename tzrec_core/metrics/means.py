@@ -31,6 +31,8 @@ class _Mean(Metric):
 class MeanAbsoluteError(_Mean):
     """Mean of |prediction - label|."""
 
+    higher_is_better = False
+
     def update(self, preds: Tensor, labels: Tensor) -> None:
         """Add a batch of predictions (B,) and labels (B,) of any numeric dtype."""
         self._add((preds.double() - labels.double()).abs())
@@ -38,6 +40,8 @@ class MeanAbsoluteError(_Mean):
 
 class MeanSquaredError(_Mean):
     """Mean of (prediction - label)^2."""
+
+    higher_is_better = False
 
     def update(self, preds: Tensor, labels: Tensor) -> None:
         """Add a batch of predictions (B,) and labels (B,) of any numeric dtype."""
@@ -49,6 +53,8 @@ class LogLoss(_Mean):
 
     Probabilities are clipped to [e, 1 - e], e = 1.2e-7 being the float32 resolution.
     """
+
+    higher_is_better = False
 
     def update(self, preds: Tensor, labels: Tensor) -> None:
         """Add a batch of probabilities (B,) and labels (B,) in [0, 1]."""
@@ -67,6 +73,8 @@ class Accuracy(_Mean):
     Raises:
         ConfigError: top_k is out of range.
     """
+
+    higher_is_better = True
 
     def __init__(self, threshold: float = 0.5, top_k: int = 1, num_class: int = 1) -> None:
         super().__init__()
@@ -96,6 +104,8 @@ class RecallAtK(_Mean):
         ConfigError: top_k < 1.
     """
 
+    higher_is_better = True
+
     def __init__(self, top_k: int = 5) -> None:
         super().__init__()
         if top_k < 1:
@@ -119,6 +129,8 @@ class RelativeL1(_Mean):
     Args:
         eps: keeps pairs of zeros at 0.
     """
+
+    higher_is_better = False
 
     def __init__(self, eps: float = 1e-4) -> None:
         super().__init__()
@@ -162,6 +174,8 @@ class NormalizedEntropy(_Mean):
     Args:
         eta: probabilities and the mean label are clipped to [eta, 1 - eta].
     """
+
+    higher_is_better = False
 
     def __init__(self, eta: float = 1e-12) -> None:
         super().__init__()

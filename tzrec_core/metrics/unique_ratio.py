@@ -17,6 +17,8 @@ class UniqueRatio(RowMetric):
         Scalar float32 in (0, 1]; NaN without any row.
     """
 
+    higher_is_better = True
+
     def __init__(self) -> None:
         super().__init__()
         self._add_column("codes", torch.int64)

@@ -35,6 +35,8 @@ class XAUC(RowMetric):
         ConfigError: sample_ratio is out of range.
     """
 
+    higher_is_better = True
+
     def __init__(self, sample_ratio: float = 1e-3, max_pairs: int | None = None, in_batch: bool = False) -> None:
         super().__init__()
         if not 0 < sample_ratio <= 1:
@@ -87,6 +89,8 @@ class GroupedXAUC(RowMetric):
     Raises:
         ConfigError: max_pairs_per_group < 1.
     """
+
+    higher_is_better = True
 
     def __init__(self, max_pairs_per_group: int = 100) -> None:
         super().__init__()

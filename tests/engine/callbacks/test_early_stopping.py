@@ -29,6 +29,27 @@ def test_a_run_stops_after_so_many_evaluations_without_a_better_one(watch):
     assert reason == "early stopping: auc has not improved on 0.700000 of step 20 in 3 evaluations"
 
 
+def test_unset_the_metric_says_what_is_better(make_run):
+    def after(metric, *values):
+        run, callback = make_run(has_eval_data=True), EarlyStopping(metric, patience=1)
+        callback.on_train_start(run)
+        for run.step, value in enumerate(values, 1):
+            callback.on_evaluate(run, {metric: value})
+        return run.stop_reason
+
+    assert not after("auc", 0.6, 0.7, 0.8)
+    assert not after("binary_cross_entropy", 0.8, 0.7, 0.6)
+    assert "of step 1 in 1 evaluation" in after("auc", 0.7, 0.6)
+    assert "of step 1 in 1 evaluation" in after("binary_cross_entropy", 0.6, 0.7)
+
+
+def test_of_a_metric_that_does_not_say_what_is_better_the_settings_must(make_run):
+    run = make_run("model_config.metrics={calibration {}}", has_eval_data=True)
+    with pytest.raises(ConfigError, match=r"'calibration' does not say .*write higher_is_better: true or false"):
+        EarlyStopping("calibration").on_train_start(run)
+    EarlyStopping("calibration", higher_is_better=False).on_train_start(run)
+
+
 @pytest.mark.parametrize(
     ("values", "settings", "expected"),
     [

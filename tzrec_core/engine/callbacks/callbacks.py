@@ -184,7 +184,10 @@ def _built_in(train_config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     if train_config.is_profiling:
         yield "profiler", {}
     if train_config.HasField("early_stopping"):
-        yield "early_stopping", config_to_kwargs(train_config.early_stopping)
+        kwargs = config_to_kwargs(train_config.early_stopping)
+        if not train_config.early_stopping.HasField("higher_is_better"):
+            kwargs["higher_is_better"] = None
+        yield "early_stopping", kwargs
 
 
 def _from_slot(place: str, slot: Any) -> Member:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from tzrec_core.engine.callbacks.callback import Callback, Run
+from tzrec_core.engine.directions import direction_of, directions
 from tzrec_core.errors import ConfigError, did_you_mean
 from tzrec_core.models import BaseModel
 
@@ -15,17 +16,19 @@ class EarlyStopping(Callback):
 
     Args:
         metric: as the evaluation prints it.
-        higher_is_better: False for losses and errors.
+        higher_is_better: True = more is better; None = as the metric says.
         patience: evaluations, >= 1.
         min_delta: what a value must gain on the best one so far, >= 0.
 
     Raises:
-        ConfigError: at the start of the run, there is nothing to evaluate on; there, or at the first evaluation, the
-            metric does not exist.
+        ConfigError: at the start of the run, there is nothing to evaluate on, or nobody says what is better; there, or
+            at the first evaluation, the metric does not exist.
     """
 
-    def __init__(self, metric: str, higher_is_better: bool = True, patience: int = 3, min_delta: float = 0.0) -> None:
-        self._metric, self._sign = metric, 1 if higher_is_better else -1
+    def __init__(
+        self, metric: str, higher_is_better: bool | None = None, patience: int = 3, min_delta: float = 0.0
+    ) -> None:
+        self._metric, self._higher_is_better = metric, higher_is_better
         self._patience, self._min_delta = patience, min_delta
         self._best: float | None = None
         self._best_step = 0
@@ -33,7 +36,7 @@ class EarlyStopping(Callback):
 
     def on_train_start(self, run: Run) -> None:
         """Check the settings against the run; a run that has stopped early before does not start."""
-        check_metric(_PATH, self._metric, run)
+        self._higher_is_better = check_metric(_PATH, self._metric, self._higher_is_better, run)
         self._stop_if_worse(run)
 
     def on_evaluate(self, run: Run, metrics: dict[str, float]) -> None:
@@ -41,7 +44,8 @@ class EarlyStopping(Callback):
         if self._metric not in metrics:
             raise _no_metric(_PATH, self._metric, list(metrics))
         value = metrics[self._metric]
-        gain = math.inf if self._best is None else self._sign * (value - self._best)
+        sign = 1 if self._higher_is_better else -1
+        gain = math.inf if self._best is None else sign * (value - self._best)
         if gain > self._min_delta and not math.isnan(value):
             self._best, self._best_step, self._num_worse = value, run.step, 0
         else:
@@ -75,16 +79,20 @@ class EarlyStopping(Callback):
 _PATH = "train_config.early_stopping"
 
 
-def check_metric(path: str, metric: str, run: Run) -> None:
+def check_metric(path: str, metric: str, higher_is_better: bool | None, run: Run) -> bool:
     """Find out before the first step, as far as that can be known, that no evaluation will bring a metric.
 
     Args:
         path: of the settings in the config that look at it.
         metric: as the evaluation prints it.
+        higher_is_better: what the settings say; None = nothing.
         run: the run, before its first step.
 
+    Returns:
+        whether more of it is better: as the settings say, else as the metric does.
+
     Raises:
-        ConfigError: there is nothing to evaluate on, or the model has no such metric.
+        ConfigError: there is nothing to evaluate on, the model has no such metric, or neither says what is better.
     """
     if not run.has_eval_data:
         raise ConfigError(f"{path} looks at evaluations, but there is no evaluation data; set eval_input_path")
@@ -93,6 +101,14 @@ def check_metric(path: str, metric: str, run: Run) -> None:
         # one with several values is printed as <name>_0, <name>_1
         if not any(metric == name or metric.startswith(f"{name}_") for name in names):
             raise _no_metric(path, metric, names)
+    if higher_is_better is None:
+        higher_is_better = direction_of(metric, directions(run.model))
+    if higher_is_better is None:
+        raise ConfigError(
+            f"{path}.metric = {metric!r} does not say whether more or less of it is better; write higher_is_better: "
+            "true or false beside it"
+        )
+    return higher_is_better
 
 
 def _no_metric(path: str, metric: str, names: list[str]) -> ConfigError:
