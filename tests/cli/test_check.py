@@ -70,20 +70,21 @@ def test_a_broken_rule_exits_1_and_its_message_stands_below_the_tables_once(tzre
     assert result.code == 1
     assert result.out.index("failed: finite[tiny], gradients[tiny]") > result.out.index("Rows may change places.")
     assert result.out.count("'probs' at [3] is nan") == 1
-    assert "more 10" in result.out and "more 11" not in result.out
-    assert "... (--json shows all)" in result.out
+    assert "more 8\n" in result.out and "more 9\n" not in result.out and "more 29\n" in result.out
+    assert "... 20 lines left out ..." in result.out
+    assert "--json has the tracebacks, and what was printed meanwhile" in result.out
     assert result.out.splitlines()[-1] == f"{MANIFEST}: 2 not claimed, 1 passed, 2 failed, in 0 s"
 
 
-def test_json_has_every_result_whole(tzrec, broken):
+def test_json_has_every_result_and_the_details_of_failures(tzrec, broken):
     result = tzrec("check", MANIFEST, "--json")
     assert result.code == 1
     assert set(result.json) == {"plugin", "version", "ok", "checks"}
     assert (result.json["plugin"], result.json["ok"]) == (MANIFEST, False)
     rows = {row["check"]: row for row in result.json["checks"]}
-    assert set(rows["finite"]) == {"check", "model", "rule", "outcome", "message", "seconds"}
+    assert set(rows["finite"]) == {"check", "model", "rule", "outcome", "message", "details", "seconds"}
     assert (rows["finite"]["model"], rows["bound"]["model"]) == ("tiny", "")
-    assert rows["finite"]["message"].splitlines()[-1] == "more 29"
+    assert "more 9\n" in rows["finite"]["details"] and "Traceback (most recent call last):" in rows["finite"]["details"]
     assert [rows[name]["outcome"] for name in ("bound", "order", "onnx", "finite")] == [
         "not claimed",
         "passed",

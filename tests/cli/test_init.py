@@ -162,6 +162,29 @@ def test_groups_that_the_model_names_itself_are_written_into_its_settings(draft,
     assert 'input: "user_tower"' in text
 
 
+def test_a_multitask_model_has_a_tower_for_each_label(draft, tzrec, table_file):
+    result, text = draft(table_file, "--label", "stars", "--label", "price", model="tasks")
+    assert result.code == 0, result.err
+    assert [line.split()[1] for line in text.splitlines() if "label_fields" in line] == [
+        '"click"',
+        '"stars"',
+        '"price"',
+    ]
+    assert not {"click", "stars", "price"} & set(features_of(text))
+    towers = [" ".join(part.split()) for part in text.split("task_towers {")[1:]]
+    names = ("click", "stars", "price")
+    objectives = ("losses { binary_cross_entropy { } }", "num_class: 4", "losses { l2_loss { } }")
+    for tower, name, objective in zip(towers, names, objectives, strict=True):
+        assert tower.startswith(f'tower_name: "{name}" label_name: "{name}"')
+        assert objective in tower
+    train(tzrec, "tasks.config")
+
+
+def test_a_model_of_one_task_takes_one_label(draft, table_file):
+    result, _ = draft(table_file, "--label", "stars")
+    assert (result.code, "first predicts one label, not 2" in result.err) == (2, True)
+
+
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t"), ("csv.gz", ";")])
 def test_a_text_file_tells_its_delimiter(draft, tzrec, tmp_path, suffix, delimiter):
     table = draft_data.every_type().select(["user_id", "gender", "genres", "income", "click"])
@@ -178,7 +201,7 @@ def test_of_a_large_table_a_part_is_read_and_no_vocabulary_is_taken_for_whole(tm
     path = tmp_path / "train.parquet"
     pq.write_table(draft_data.every_type(), path, row_group_size=50)
     with use_registry(Registry.find(Selection(only=frozenset(), files=(MANIFEST,)))) as models:
-        text = draft_config(models.get(ModelSpec, "first"), str(path), label="click", model_dir="run")
+        text = draft_config(models.get(ModelSpec, "first"), str(path), labels=["click"], model_dir="run")
     assert "after a look at 100 of the 400 rows" in text
     assert "vocab_list: [" not in text
 
@@ -207,7 +230,8 @@ def test_the_config_goes_where_output_says(draft, table_file, tmp_path):
         ({"label": "clik"}, "--label 'clik' is not a column of"),
         ({"label": "clik"}, "Did you mean 'click'?"),
         ({"model": "frist"}, "Did you mean 'first'?"),
-        ({"model": "matcher"}, "writes configs of rank models, and matcher is a match model"),
+        ({"model": "matcher"}, "writes configs of rank and multitask models, and matcher is a match model"),
+        ({"model": "no_list"}, "no_list has no list of towers that tzrec init could fill"),
         ({"model": "fussy"}, "no config can be drafted for fussy"),
         ({"label": "twin"}, "holds string, such as 'no' and 'yes'. Write it as numbers"),
         ({"label": "age"}, "--label 'age' is null in "),

@@ -20,6 +20,15 @@ def test_it_writes_a_folder_and_tells_the_next_three_commands(tzrec, here):
     assert not (here / "tzrec-deep-net/LICENSE").exists()
 
 
+def test_a_multitask_model_has_a_config_of_several_labels(tzrec, here):
+    last = tzrec("new-plugin", "shared", "--task", "multitask").out.splitlines()[-1]
+    assert last == "  tzrec init --data TABLE --label COLUMN --label COLUMN --model shared"
+
+
+def test_a_model_that_init_has_no_config_for_starts_from_its_example(tzrec, here):
+    assert tzrec("new-plugin", "two-tower", "--task", "match").out.splitlines()[-1] == "  tzrec show-model two_tower"
+
+
 def test_the_flags_choose_the_files(tzrec, here):
     assert tzrec("new-plugin", "din", "--task", "rank", "--dataclass", "--standalone").code == 0
     assert (here / "tzrec-din/tzrec_din/config.py").is_file()

@@ -33,6 +33,16 @@ def test_another_table_can_be_named(tiny, config_file, tmp_path):
     assert "there is no column 'price'" in result.out
 
 
+def test_the_table_may_stand_before_the_config(tiny, config_file, tmp_path):
+    behind = tiny("validate", str(config_file), "--data", str(tmp_path / "train.parquet"))
+    before = tiny("validate", "--data", str(tmp_path / "train.parquet"), str(config_file))
+    assert (before.code, before.out) == (0, behind.out)
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (tmp_path / "train.parquet").rename(folder / "one.parquet")
+    assert tiny("validate", "--data", str(folder), str(config_file)).out.count("all 72 rows read") == 1
+
+
 def test_findings_as_json_have_the_keys_that_the_guide_tells(tiny, config_file):
     result = tiny("validate", str(config_file), "--data", "--json", *TOO_SMALL)
     assert result.code == 2

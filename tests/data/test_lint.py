@@ -289,3 +289,35 @@ def test_of_a_large_table_a_sample_is_read(found, monkeypatch, rows):
     monkeypatch.setattr(lint, "LintReport", lambda *args: reports.append(original(*args)) or reports[-1])
     found()
     assert (reports[0].num_rows, reports[0].num_read) == (NUM_ROWS, 100)
+
+
+# Several tasks
+
+TASKS = """tasks {
+  task_towers { tower_name: "ctr" label_name: "click" losses { binary_cross_entropy {} } %s }
+  task_towers { tower_name: "stars" label_name: "stars" losses { softmax_cross_entropy {} } num_class: 3 }
+}"""
+STARS = 'label_fields: "stars"'
+
+
+def test_a_feature_that_groups_the_rows_of_a_task_is_used(found, rows):
+    features = {"group": ["user", "price"], "data": STARS, "stars": np.arange(NUM_ROWS) % 3}
+    assert only(found(USER, WORD, PRICE, model=TASKS % "", **features)).feature == "word"
+    model = TASKS % 'metrics { grouped_auc { grouping_key: "word" } }'
+    assert found(USER, WORD, PRICE, model=model, **features) == []
+
+
+def test_the_label_of_each_task_is_looked_at(found):
+    finding = only(found(model=TASKS % "", data=STARS, stars=np.arange(NUM_ROWS) % 5))
+    assert (finding.level, finding.feature, finding.fix) == (Level.ERROR, "stars", "num_class: 5")
+
+
+def test_of_several_labels_the_one_that_is_given_away_is_named(found, rows):
+    towers = """tasks {
+      task_towers { tower_name: "ctr" label_name: "click" losses { binary_cross_entropy {} } }
+      task_towers { tower_name: "cvr" label_name: "buy" losses { binary_cross_entropy {} } }
+    }"""
+    buy = (rows["price"] > 0.5).astype(int)
+    finding = only(found(model=towers, data='label_fields: "buy"', buy=buy))
+    assert (finding.level, finding.feature) == (Level.WARNING, "price")
+    assert "column 'price' gives the label 'buy' away" in finding.what

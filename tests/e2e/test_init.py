@@ -21,7 +21,7 @@ MODELS = pytest.mark.parametrize("model", ["deepfm", "wide_and_deep"])
 
 def drafted(model, train, evaluation, folder, label="click"):
     offer, run = registry().get(ModelSpec, model), str(folder / "run")
-    text = draft_config(offer, str(train), label=label, eval_data=str(evaluation), model_dir=run)
+    text = draft_config(offer, str(train), labels=[label], eval_data=str(evaluation), model_dir=run)
     path = folder / f"{model}.config"
     path.write_text(text, encoding="utf-8")
     return path

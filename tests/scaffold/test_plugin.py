@@ -8,10 +8,13 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tzrec_core import api
-from tzrec_core.config import load_config
+from tzrec_core.config import load_config, parse_config
+from tzrec_core.data.draft import draft_config
 from tzrec_core.errors import ConfigError
 from tzrec_core.plugins import ModelSpec, Registry, Selection, Task, use_registry
 from tzrec_core.scaffold import TASKS, PluginNames, plugin_files
@@ -95,7 +98,7 @@ def test_nothing_is_left_of_the_names_in_the_templates(task, dataclass, standalo
     for path, text in render("din", task, dataclass=dataclass, standalone=standalone).items():
         left = [word for word in ("new_model", "new-model", "NewModel", "NEWMODEL") if word in path + text]
         assert not left, f"{path} holds {left}"
-        assert not (dataclass and "_pb2" in text), path
+        assert not (dataclass and "config_pb2" in text), path
 
 
 def test_every_template_is_used():
@@ -120,6 +123,11 @@ def test_the_pyproject_has_the_keys_of_the_official_ones():
 
     official = (ROOT / "plugins/tzrec-deepfm/pyproject.toml").read_text(encoding="utf-8")
     assert common(render("deepfm")["pyproject.toml"]) == common(official)
+
+
+def test_a_new_plugin_has_developers_of_its_own():
+    project = tomllib.loads(render("din")["pyproject.toml"])["project"]
+    assert project["authors"] == [{"name": "The tzrec-din developers"}]
 
 
 def test_the_licence_is_the_one_that_the_pyproject_names():
@@ -187,6 +195,23 @@ def test_a_new_plugin_trains_a_step(tmp_path, loaded, task, dataclass):
         overrides = [f"{field}={path}" for field, path in paths.items()]
         overrides += [f"model_dir={tmp_path / 'run'}", "train_config.use_tensorboard=false"]
         assert api.train(example, overrides=overrides).step == 1
+
+
+def test_a_config_drafted_for_a_new_multitask_plugin_has_the_layers_of_its_example(tmp_path, loaded):
+    found = loaded("drafted_net", render("drafted_net", Task.MULTITASK))
+    importlib.invalidate_caches()
+    rows = {"item": ["a", "b"] * 50, "click": [0, 1, 1] * 33 + [0], "buy": [0, 0, 1] * 33 + [0]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    with use_registry(found):
+        offer = found.get(ModelSpec, "drafted_net")
+        text = draft_config(offer, str(tmp_path / "train.parquet"), labels=["click", "buy"], model_dir="run")
+        settings = parse_config(text).model_config.drafted_net
+    assert settings.bottom_mlp.hidden_units == [32]
+    assert [(tower.label_name, list(tower.mlp.hidden_units)) for tower in settings.task_towers] == [
+        ("click", [16]),
+        ("buy", [16]),
+    ]
+    assert not any(tower.task_space_indicator_label for tower in settings.task_towers)
 
 
 @every_flag

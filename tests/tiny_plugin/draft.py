@@ -5,12 +5,14 @@ from tzrec_core.plugins import Group, ModelSpec, Task, hookimpl
 
 def model(name, config, groups, **kwargs):
     return ModelSpec(
-        name=name,
-        target="draft_models:AnyGroups",
-        config=f"draft_models:{config}",
-        summary=name,
-        groups=groups,
-        **kwargs,
+        **{
+            "name": name,
+            "target": "draft_models:AnyGroups",
+            "config": f"draft_models:{config}",
+            "summary": name,
+            "groups": groups,
+            **kwargs,
+        }
     )
 
 
@@ -23,4 +25,6 @@ def tzrec_specs():
         model("towers", "Towers", (Group(from_field="user_tower.input"), Group(from_field="others.input"))),
         model("fussy", "Fussy", (Group("deep"),)),
         model("matcher", "Plain", (Group("deep"),), task=Task.MATCH),
+        model("tasks", "Tasks", (Group("*"),), task=Task.MULTITASK, target="draft_models:AnyTasks"),
+        model("no_list", "Plain", (Group("deep"),), task=Task.MULTITASK),
     ]

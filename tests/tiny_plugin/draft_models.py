@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tzrec_core.models import RankModel
+from tzrec_core.models import MultiTaskRank, RankModel
+from tzrec_core.protos.tower_pb2 import TaskTower
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Towers:
 @dataclass(frozen=True)
 class Fussy:
     width: int
+
+
+@dataclass(frozen=True)
+class Tasks:
+    task_towers: tuple[TaskTower, ...] = ()
 
 
 class AnyGroups(RankModel):
@@ -54,3 +60,18 @@ class AnyGroups(RankModel):
         return torch.zeros(len(lengths), value.shape[1]).index_add(
             0, torch.repeat_interleave(torch.arange(len(lengths)), lengths), value
         )
+
+
+class AnyTasks(MultiTaskRank):
+    """A tower for each task on the only group."""
+
+    def __init__(self, model_config, features, labels, sample_weights=None, **kwargs):
+        super().__init__(model_config, features, labels, sample_weights, **kwargs)
+        self.init_input()
+        (self.group,) = self.embedding_group.group_names()
+        self.init_towers(self.embedding_group.group_total_dim(self.group))
+
+    def predict(self, batch):
+        rows = self.build_input(batch)[self.group]
+        names = [tower.tower_name for tower in self._task_tower_cfgs]
+        return self._multi_task_output_to_prediction({n: tower(rows) for n, tower in zip(names, self._task_tower)})

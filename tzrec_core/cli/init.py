@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     data: Annotated[str, typer.Option("--data", help="Table to train on: Parquet, or CSV with a header line.")],
-    label: Annotated[str, typer.Option("--label", help="Its column to predict.")],
+    label: Annotated[list[str], typer.Option("--label", help="Its column to predict; several for a multitask model.")],
     model: Annotated[str, typer.Option("--model", help="Name of an installed model, or distribution:name.")],
     output: Annotated[str, typer.Option("--output", help="Config to write; default: MODEL.config.")] = "",
     eval_data: Annotated[str, typer.Option("--eval-data", help="Table to evaluate on, of the same columns.")] = "",
@@ -31,7 +31,7 @@ def init(
         raise ConfigError(f"{path} exists. Write another file with --output, or replace it with --overwrite.")
     from tzrec_core.data.draft import draft_config
 
-    text = draft_config(offer, data, label=label, eval_data=eval_data, model_dir=f"runs/{path.stem}")
+    text = draft_config(offer, data, labels=label, eval_data=eval_data, model_dir=f"runs/{path.stem}")
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -185,6 +186,11 @@ def validate(
     """Check a config: names, types, groups, losses, metrics; with --data also against a table."""
     if table and not data:
         raise ConfigError(f"{table!r} is looked at with --data only: tzrec validate {config} --data {table}")
+    if table and (Path(config).suffix in (".parquet", ".csv") or Path(config).is_dir()):
+        config, table = (
+            table,
+            config,
+        )  # `--data TABLE CONFIG`: typer lacks options whose value may be absent
     print_plugin_problems()
     from tzrec_core.config import feature_entries, load_config, model_offer
 

@@ -42,11 +42,13 @@ def new_plugin(
             (folder / path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be written: {error.strerror}") from None
+    # init writes configs of these; the others start from their example
+    first_use = f"show-model {names.model}"
+    if task in (Task.RANK, Task.MULTITASK):
+        labels = "--label COLUMN " * (1 if task == Task.RANK else 2)
+        first_use = f"init --data TABLE {labels}--model {names.model}"
     typer.echo(
-        f"./{folder} is written. Next:\n"
-        f"  pip install -e ./{folder}\n"
-        f"  tzrec check {folder}\n"
-        f"  tzrec init --data TABLE --label COLUMN --model {names.model}"
+        f"./{folder} is written. Next:\n  pip install -e ./{folder}\n  tzrec check {folder}\n  tzrec {first_use}"
     )
 
 

@@ -1,7 +1,7 @@
 """A first config, drafted from a table, for `tzrec init`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -27,50 +27,67 @@ _SEQUENCES = {"SEQUENCE", "JAGGED_SEQUENCE"}
 _SIDES_OF_GROUPS = {"user": ("user", "context"), "item": ("item",)}
 
 
-def draft_config(offer: Offer[ModelSpec], data: str, *, label: str, eval_data: str = "", model_dir: str) -> str:
+def draft_config(
+    offer: Offer[ModelSpec], data: str, *, labels: Sequence[str], eval_data: str = "", model_dir: str
+) -> str:
     """A commented config that trains a model on a table.
 
-    Of a large table up to a million rows are looked at. The model's own settings are those of its packaged example.
+    Of a large table up to a million rows are looked at. The model's own settings are those of its packaged example; a
+    multi-task model has a tower for each label, with the layers of the example's first one.
 
     Args:
         offer: the model.
         data: Parquet files, or CSV files with a header line; see `find_files`.
-        label: the column to predict.
+        labels: the columns to predict; one, unless it is a multi-task model.
         eval_data: the like, to evaluate on; empty = none.
         model_dir: for the config.
 
     Raises:
-        ConfigError: the label cannot be predicted, or the table has not what the model reads.
+        ConfigError: a label cannot be predicted, or the table has not what the model reads.
         DataError: a file is missing or damaged, or lacks a column.
     """
     spec = offer.spec
-    if spec.task is not Task.RANK:
+    if spec.task not in (Task.RANK, Task.MULTITASK):
         raise ConfigError(
-            f"tzrec init writes configs of rank models, and {spec.name} is a {spec.task} model. Start from its "
-            f"example: tzrec show-model {spec.name}"
+            f"tzrec init writes configs of rank and multitask models, and {spec.name} is a {spec.task} model. Start "
+            f"from its example: tzrec show-model {spec.name}"
+        )
+    labels = list(dict.fromkeys(labels))
+    if spec.task is Task.RANK and len(labels) > 1:
+        raise ConfigError(
+            f"{spec.name} predicts one label, not {len(labels)}: give one --label, or a multitask model. See "
+            "`tzrec list-models --task multitask`."
         )
     file_format = _file_format(data)
     reader = _reader(data, file_format)
     names = reader.schema.names
-    if label not in names:
-        raise ConfigError(
-            f"--label {label!r} is not a column of {data}.{did_you_mean(label, names)} Columns are: {', '.join(names)}"
-            + (" (the first line of a CSV file names them)" if "with_header" in file_format else "")
-        )
+    for label in labels:
+        if label not in names:
+            listing = f"Columns are: {', '.join(names)}"
+            if "with_header" in file_format:
+                listing += " (the first line of a CSV file names them)"
+            raise ConfigError(f"--label {label!r} is not a column of {data}.{did_you_mean(label, names)} {listing}")
     sample = read_sample(reader, _MAX_ROWS)
     columns = {name: inspect_column(name, sample.column(name)) for name in names}
-    objective = _objective(columns[label], _log_steps(reader.num_rows))
+    objectives = {label: _objective(columns[label], _log_steps(reader.num_rows)) for label in labels}
+    first = labels[0]
+    for other in labels[1:]:
+        del columns[other]
     has_sequences = any(group.required and group.types[0] in _SEQUENCES for group in spec.groups)
     is_whole = sample.num_rows == reader.num_rows
-    table = Table(columns, label, objective.output, is_whole, has_sequences)
+    table = Table(columns, first, objectives[first].output, is_whole, has_sequences)
     features, left_out = draft_features(table)
     if not features:
         reasons = [f"{quoted(name)}: {reason}" for name, reason in left_out.items()]
         raise ConfigError(reasons or "there is only the label", title=f"no column of {data} can be a feature")
     if eval_data:
         eval_names = _reader(eval_data, file_format).schema.names
-        check_columns(eval_data, eval_names, [*(feature.name for feature in features), label])
+        check_columns(eval_data, eval_names, [*(feature.name for feature in features), *labels])
     settings = _example_settings(offer)
+    lines = objectives[first].lines
+    if spec.task is Task.MULTITASK:
+        _write_towers(settings, objectives, spec)
+        lines = ()
     groups = list(_groups(spec, settings, features, table))
     looked = "all" if is_whole else f"{sample.num_rows:,} of the"
     sections = [
@@ -82,7 +99,7 @@ def draft_config(offer: Offer[ModelSpec], data: str, *, label: str, eval_data: s
             f"model_dir: {quoted(model_dir)}",
         ],
         _train_config(reader.num_rows),
-        _data_config(reader.num_rows, file_format, label, objective.seen),
+        _data_config(reader.num_rows, file_format, objectives),
         [
             "# hash_bucket_size: two ids may share a row, the more rarely the larger it is; a new id shares one too.",
             "# vocab_list: all values that are not listed share one row.",
@@ -92,7 +109,7 @@ def draft_config(offer: Offer[ModelSpec], data: str, *, label: str, eval_data: s
             *(["# Left out:"] if left_out else []),
             *(f"#   {quoted(name)}: {reason}" for name, reason in left_out.items()),
         ],
-        _model_config(offer, settings, groups, objective),
+        _model_config(offer, settings, groups, lines),
     ]
     text = "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
     try:
@@ -176,6 +193,25 @@ def _example_settings(offer: Offer[ModelSpec]) -> Any:
     package = files(offer.spec.target.partition(".")[0])
     model_config = parse_config(package.joinpath(offer.spec.example).read_text(encoding="utf-8")).model_config
     return getattr(model_config, model_name(model_config))
+
+
+def _write_towers(settings: Any, objectives: Mapping[str, _Objective], spec: ModelSpec) -> None:
+    """Put a tower for each label in the place of the example's."""
+    repeated = [f for f in settings.DESCRIPTOR.fields if f.is_repeated and f.message_type is not None]
+    fields = [f for f in repeated if "tower_name" in f.message_type.fields_by_name]
+    if not fields:
+        raise ConfigError(
+            f"{spec.name} has no list of towers that tzrec init could fill. Start from its example: tzrec show-model "
+            f"{spec.name}"
+        )
+    towers = getattr(settings, fields[0].name)
+    examples = list(towers)
+    del towers[:]
+    for label, objective in objectives.items():
+        tower = towers.add(tower_name=label.replace(".", "_"), label_name=label)
+        if examples and examples[0].HasField("mlp"):
+            tower.mlp.CopyFrom(examples[0].mlp)
+        text_format.Merge("\n".join(objective.lines), tower)
 
 
 def _groups(
@@ -279,12 +315,12 @@ def _train_config(num_rows: int) -> list[str]:
     ]
 
 
-def _data_config(num_rows: int, file_format: str, label: str, seen: str) -> list[str]:
+def _data_config(num_rows: int, file_format: str, objectives: Mapping[str, _Objective]) -> list[str]:
     return [
         "data_config {",
         f"  {file_format}",
         "  fg_mode: FG_NORMAL  # columns are raw: texts and numbers, not ids",
-        f"  label_fields: {quoted(label)}  # {seen}",
+        *(f"  label_fields: {quoted(label)}  # {objective.seen}" for label, objective in objectives.items()),
         f"  batch_size: {_batch_size(num_rows)}",
         "  shuffle: true",
         *(["  num_workers: 0  # for a small table, no processes that read ahead"] if num_rows < 50_000 else []),
@@ -293,7 +329,7 @@ def _data_config(num_rows: int, file_format: str, label: str, seen: str) -> list
 
 
 def _model_config(
-    offer: Offer[ModelSpec], settings: Any, groups: list[tuple[str, str, list[str]]], objective: _Objective
+    offer: Offer[ModelSpec], settings: Any, groups: list[tuple[str, str, list[str]]], objective: Sequence[str]
 ) -> list[str]:
     meanings = field_comments(settings.DESCRIPTOR)
     is_only = len(registry().by_name(ModelSpec)[offer.spec.name]) == 1
@@ -312,6 +348,6 @@ def _model_config(
         f"  {offer.spec.name if is_only else offer.field} {{",
         *text_format.MessageToString(settings, indent=4).splitlines(),
         "  }",
-        *(f"  {line}" for line in objective.lines),
+        *(f"  {line}" for line in objective),
         "}",
     ]

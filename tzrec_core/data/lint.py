@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tzrec_core.config import model_offer, spec_of
+from tzrec_core.config import model_name, model_offer, spec_of
+from tzrec_core.config.tasks import towers_in
+from tzrec_core.config.walk import messages_in
 from tzrec_core.data.draft_features import quoted
 from tzrec_core.data.inspect_table import (
     GIVES_AWAY,
@@ -119,9 +121,8 @@ class _Lint:
     ) -> None:
         self._config, self._parser, self._columns, self._path = config, parser, columns, path
         self._arrays = {name: sample.column(name).combine_chunks() for name in sample.column_names}
-        self._output = _output(config)
         self._failed: set[str] = set()  # features that cannot be parsed
-        self._labels = self._numeric_label()
+        self._targets = list(self._find_targets())
 
     def missing_columns(self) -> Iterator[Finding]:
         for name in self._parser.input_columns:
@@ -149,22 +150,23 @@ class _Lint:
                     value = float(column.values[0])
                     what = f"the label is {number(value)} in all rows that were read: nothing can be learnt"
                     yield Finding(Level.WARNING, name, what, value, "data_config { label_fields: ... }")
-        if self._labels is not None:
-            found = list(self._label_range(self._config.data_config.label_fields[0], self._labels))
+        for target in list(self._targets):
+            found = list(self._label_range(target))
             yield from found
             if any(finding.level is Level.ERROR for finding in found):
-                self._labels = None  # what gives it away cannot be measured
+                self._targets.remove(target)  # what gives it away cannot be measured
 
-    def _label_range(self, name: str, labels: np.ndarray) -> Iterator[Finding]:
-        low, high, num_class = float(labels.min()), float(labels.max()), self._config.model_config.num_class
-        if self._output is Output.BINARY and (low < 0 or high > 1):
+    def _label_range(self, target: "_Target") -> Iterator[Finding]:
+        name, labels, num_class = target.name, target.values, target.num_class
+        low, high = float(labels.min()), float(labels.max())
+        if target.output is Output.BINARY and (low < 0 or high > 1):
             what = f"labels from {number(low)} to {number(high)}, but the loss reads 0 and 1"
             whole, classes = (labels == np.floor(labels)).all() and low >= 0, int(high) + 1
             fix = "losses { l2_loss {} }"
             if whole and classes <= 100:
                 fix = f"num_class: {classes} losses {{ softmax_cross_entropy {{}} }}"
             yield Finding(Level.ERROR, name, what, high if high > 1 else low, fix)
-        if self._output is Output.SOFTMAX:
+        if target.output is Output.SOFTMAX:
             outside = (labels < 0) | (labels >= num_class) | (labels != np.floor(labels))
             if outside.any():
                 what = (
@@ -173,17 +175,18 @@ class _Lint:
                 )
                 fix = f"num_class: {int(high) + 1}" if low >= 0 else "write classes from 0 on"
                 yield Finding(Level.ERROR, name, what, high if high >= num_class else low, fix)
-        if self._output is Output.VALUE and (spread := float(labels.std())) > _LARGE:
+        if target.output is Output.VALUE and (spread := float(labels.std())) > _LARGE:
             what = f"the label has a standard deviation of {number(spread)}: its squared error swamps all else"
             yield Finding(Level.WARNING, name, what, spread, "write its logarithm, or a fraction of it")
 
-    def _numeric_label(self) -> np.ndarray | None:
-        """The first label of a ranking model where all is well with it, (rows,) float64."""
-        names = self._config.data_config.label_fields
-        column = self._columns.get(names[0]) if names else None
-        if column is None or self._output is None or column.missing.any() or not column.is_single:
-            return None
-        return None if column.kind in ("", "text") else column.values.cast(pl.Float64).to_numpy()
+    def _find_targets(self) -> Iterator["_Target"]:
+        """What the losses of a ranking model, or of its tasks, are about, where all is well with the label."""
+        for name, holder in _holders_of_losses(self._config):
+            column, output = self._columns.get(name), _output(holder)
+            if column is None or output is None or column.missing.any() or not column.is_single:
+                continue
+            if column.kind not in ("", "text"):
+                yield _Target(name, column.values.cast(pl.Float64).to_numpy(), output, holder.num_class)
 
     def weights(self) -> Iterator[Finding]:
         for name in self._config.data_config.sample_weight_fields:
@@ -247,15 +250,15 @@ class _Lint:
         elif column.null_share >= _MANY_NULLS:
             what = f"column {column.name!r} has no value in {percent(column.null_share)} of the rows"
             yield Finding(Level.WARNING, feature.name, what, column.null_share, _removal(feature))
-        if self._labels is None or self._output is None:
-            return
-        score = label_score(column, self._labels, self._output)
-        if score is not None and score >= GIVES_AWAY:
-            what = (
-                f"column {column.name!r} gives the label away: {score_name(self._output)} {score:.3f} by itself, on "
-                "rows held out"
-            )
-            yield Finding(Level.WARNING, feature.name, what, score, _removal(feature))
+        for target in self._targets:
+            score = label_score(column, target.values, target.output)
+            if score is not None and score >= GIVES_AWAY:
+                label = "the label" if len(self._targets) == 1 else f"the label {target.name!r}"
+                what = (
+                    f"column {column.name!r} gives {label} away: {score_name(target.output)} {score:.3f} by itself, "
+                    "on rows held out"
+                )
+                yield Finding(Level.WARNING, feature.name, what, score, _removal(feature))
 
     def _table(self, feature: BaseFeature, values: np.ndarray) -> Iterator[Finding]:
         size = feature.num_embeddings
@@ -304,11 +307,29 @@ class _Lint:
             yield Finding(Level.WARNING, "", what, float(len(unread)), "add features of what the model may know")
 
 
-def _output(config: Any) -> Output | None:
-    """What a ranking model puts out; None for other tasks, and for losses that disagree."""
-    if model_offer(config.model_config).spec.task is not Task.RANK:
-        return None
-    members = [(loss, loss.WhichOneof("loss")) for loss in config.model_config.losses]
+@dataclass(frozen=True)
+class _Target:
+    """A label, (rows,) float64, and what a model of so many classes puts out for it."""
+
+    name: str
+    values: np.ndarray
+    output: Output
+    num_class: int
+
+
+def _holders_of_losses(config: Any) -> list[tuple[str, Any]]:
+    """Label and what has the losses: the model_config of a ranking model, or the towers of one with several tasks."""
+    model_config, task = config.model_config, model_offer(config.model_config).spec.task
+    if task is Task.RANK:
+        return [(name, model_config) for name in config.data_config.label_fields[:1]]
+    if task is Task.MULTITASK:
+        return [(tower.label_name, tower) for _, tower in towers_in(getattr(model_config, model_name(model_config)))]
+    return []
+
+
+def _output(holder: Any) -> Output | None:
+    """What losses make a model put out; None for losses that disagree."""
+    members = [(loss, loss.WhichOneof("loss")) for loss in holder.losses]
     outputs = {spec_of(LossSpec, member, getattr(loss, member))[0].spec.output for loss, member in members if member}
     return outputs.pop() if len(outputs) == 1 else None
 
@@ -320,16 +341,17 @@ def _used_features(config: Any) -> Iterator[str]:
         yield from group.feature_names
         for member in group.sequence_groups:
             yield from member.feature_names
-    holders: Sequence[tuple[Any, Iterable[Any], str]] = (
-        (LossSpec, model_config.losses, "loss"),
-        (MetricSpec, [*model_config.metrics, *model_config.train_metrics], "metric"),
-    )
-    for kind, configs, oneof in holders:
-        for one in configs:
-            if member := one.WhichOneof(oneof):
-                offer, settings = spec_of(kind, member, getattr(one, member))
-                if offer.spec.grouping_field:
-                    yield getattr(settings, offer.spec.grouping_field)
+    specs: dict[str, tuple[type[LossSpec] | type[MetricSpec], str]] = {
+        "tzrec_core.protos.LossConfig": (LossSpec, "loss"),
+        "tzrec_core.protos.MetricConfig": (MetricSpec, "metric"),
+        "tzrec_core.protos.TrainMetricConfig": (MetricSpec, "metric"),
+    }
+    for _, message in messages_in(model_config):
+        kind, oneof = specs.get(message.DESCRIPTOR.full_name, (None, ""))
+        if kind is not None and (member := message.WhichOneof(oneof)):
+            offer, settings = spec_of(kind, member, getattr(message, member))
+            if offer.spec.grouping_field:
+                yield getattr(settings, offer.spec.grouping_field)
 
 
 def _removal(feature: BaseFeature) -> str:
