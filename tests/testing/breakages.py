@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +19,29 @@ from tzrec_core.testing.subject import PluginSubject
 
 DEEPFM = Path(__file__).parents[2] / "plugins/tzrec-deepfm"
 Changes = Mapping[str, Sequence[tuple[str, str]] | None]
+MANIFEST = "tzrec_deepfm/plugin.py"
 _numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """Something broken in a copy of tzrec-deepfm.
+
+    Attributes:
+        changes: as `broken_copy` takes them.
+        words: of the message of the check that names the broken rule.
+        also: other checks that cannot but fail with it.
+    """
+
+    changes: Changes
+    words: str
+    also: Collection[str] = ()
+
+
+def claims(*traits: str) -> Changes:
+    """A change of the manifest: the model claims these traits and no other."""
+    listed = ", ".join(f"Trait.{trait}" for trait in traits)
+    return {MANIFEST: [("traits=frozenset(", f"traits=frozenset({{{listed}}}) if True else frozenset(")]}
 
 
 @contextmanager
@@ -57,11 +80,14 @@ def broken_copy(tmp_path: Path, changes: Changes | None = None) -> Iterator[Plug
             del sys.modules[name]
 
 
-def failures(subject: PluginSubject, kind: Kind, *, slow: bool = False) -> dict[str, str]:
-    """The checks of a kind that fail on a plugin, with their messages."""
-    subjects = [subject] if kind == "plugin" else subject.models
-    results = [run_check(check, one) for one in subjects for check in checks(kind, slow=slow)]
-    return {result.check: result.message for result in results if result.outcome is Outcome.FAILED}
+def failures(subject: PluginSubject, *kinds: Kind, slow: bool = False) -> dict[str, str]:
+    """The checks that fail on a plugin and its models, with their messages; of some kinds only, if given."""
+    found = {}
+    for kind in kinds or ("plugin", "model"):
+        for one in [subject] if kind == "plugin" else subject.models:
+            results = [run_check(check, one) for check in checks(kind, slow=slow)]
+            found |= {result.check: result.message for result in results if result.outcome is Outcome.FAILED}
+    return found
 
 
 def outcome(subject: PluginSubject, name: str) -> tuple[Outcome, str]:

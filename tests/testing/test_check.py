@@ -1,8 +1,10 @@
 """What the runner of checks promises, whatever the checks are."""
 
 import contextlib
+import io
 import logging
 import random
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import torch
 
 from tzrec_core.plugins import ModelSpec, Trait
 from tzrec_core.testing import check as check_module
-from tzrec_core.testing import model_checks, packaging
+from tzrec_core.testing import export_checks, graph_checks, model_checks, packaging, rank_checks
 from tzrec_core.testing.check import NotClaimed, Outcome, Skipped, checks, model_check, plugin_check, run_check
 
 
@@ -157,22 +159,76 @@ def test_every_check_starts_from_the_same_seed(model):
     assert drawn[0] == drawn[1]
 
 
-def test_warnings_and_log_lines_below_errors_are_quiet_within_a_check_only(model, caplog):
-    def check_rule(model):
-        """The rule."""
-        logging.getLogger("tzrec_core.engine").warning("slow")
-        logging.getLogger("acme").error("bad")
-        warnings.warn("old", stacklevel=1)
+@pytest.mark.parametrize("number", [12, 13, 50])
+def test_a_long_message_keeps_its_first_lines_and_its_last_in_twelve(model, number, tmp_path):
+    model.package_folder = tmp_path
+    lines = [f"line {n}" for n in range(1, number + 1)]
+    result = result_of(raising(AssertionError("\n".join(lines))), model)
+    kept = lines if number == 12 else [*lines[:10], f"... {number - 11} lines left out ...", lines[-1]]
+    assert result.message.splitlines() == kept
+    assert "\n".join(lines) in result.details
 
+
+def test_a_long_line_of_a_message_is_cut(model, tmp_path):
+    model.package_folder = tmp_path
+    result = result_of(raising(AssertionError("a" * 5000 + "\nb")), model)
+    assert result.message == "a" * 300 + " ...\nb"
+    assert "a" * 5000 in result.details
+
+
+def check_loud(model):
+    """The rule."""
+    print("printed")
+    print("to stderr", file=sys.stderr)
+    logging.getLogger("tzrec_core.engine").warning("slow %s", "start")
+    logging.getLogger("acme").error("bad")
+    warnings.warn("old", stacklevel=1)
+    if model.fails:
+        raise AssertionError("too far")
+
+
+def test_what_is_printed_warned_and_logged_below_errors_stays_quiet_within_a_check_only(model, caplog, capsys):
+    model.fails = False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert result_of(check_rule, model).outcome is Outcome.PASSED
+        result = result_of(check_loud, model)
+    assert (result.outcome, result.details) == (Outcome.PASSED, "")
     logging.getLogger("acme").warning("after")
     assert (caught, caplog.messages) == ([], ["bad", "after"])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_details_of_a_failure_have_all_that_was_kept_quiet_and_the_traceback(model, tmp_path):
+    model.package_folder = tmp_path
+    model.fails = True
+    result = result_of(check_loud, model)
+    lines = result.details.splitlines()
+    assert lines[:4] == ["printed", "to stderr", "WARNING tzrec_core.engine: slow start", "ERROR acme: bad"]
+    assert lines[4].endswith("UserWarning: old")
+    assert "Traceback (most recent call last):" in lines and lines[-1] == "AssertionError: too far"
+    assert result.message == "too far"
+
+
+def test_a_logger_with_a_handler_of_its_own_is_quiet_too(model):
+    shown = io.StringIO()
+    logger, handler = logging.getLogger("acme.own"), logging.StreamHandler(shown)
+    logger.addHandler(handler)
+
+    def check_rule(model):
+        """The rule."""
+        logger.warning("slow")
+
+    try:
+        result_of(check_rule, model)
+        assert shown.getvalue() == ""
+        logger.warning("after")
+        assert shown.getvalue() == "after\n"
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_a_checks_name_tells_what_is_checked():
-    for module in (packaging, model_checks):
+    for module in (packaging, model_checks, graph_checks, rank_checks, export_checks):
         names = [name for name in vars(module) if name.startswith("check_")]
         assert names
         for name in names:

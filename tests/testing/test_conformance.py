@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from breakages import broken_copy
+from breakages import broken_copy, claims
 
 from tzrec_core.errors import ConfigError, PluginError
 from tzrec_core.plugins import Registry, Selection, Trait, use_registry
@@ -18,7 +18,7 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    with broken_copy(tmp_path_factory.mktemp("copy")) as plugin:
+    with broken_copy(tmp_path_factory.mktemp("copy"), claims("SCRIPT")) as plugin:
         yield plugin
 
 
@@ -151,6 +151,12 @@ def test_every_check_is_a_test_that_shows_its_outcome(suite):
     assert "not claimed: the spec does not list Trait.ONNX" in found["onnx[deepfm]"][1]
     assert "not claimed: no sequence" in found["sequences[deepfm]"][1]
     assert "no second core" in found["ranks[deepfm]"][1]
+
+
+def test_pytest_shows_what_a_failed_check_printed_and_its_traceback(suite):
+    (report,) = [report for report in suite("").listoutcomes()[2] if "finite" in report.nodeid]
+    assert "Traceback (most recent call last):" in report.capstdout
+    assert report.capstdout.rstrip().endswith("AssertionError: 'probs' at [3] is nan")
 
 
 def test_slow_checks_are_marked(suite):

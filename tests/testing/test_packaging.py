@@ -1,20 +1,37 @@
-"""Each rule of a plugin as a package, broken on a copy of tzrec-deepfm, makes the check that names it fail."""
+"""Each rule of a plugin as a package, broken on a copy of tzrec-deepfm, makes the check that names it fail.
+
+That no other check fails is tested in test_breakages.py.
+"""
 
 import pytest
-from breakages import broken_copy, failures, outcome
+from breakages import MANIFEST, Breakage, broken_copy, failures, outcome
 
+from tzrec_core.plugins import Trait
 from tzrec_core.plugins.spec import KINDS
 from tzrec_core.testing import packaging
 from tzrec_core.testing.check import Outcome, checks
 
-MANIFEST = "tzrec_deepfm/plugin.py"
 EXAMPLE = "tzrec_deepfm/examples/tiny.config"
 PROTO = "tzrec_deepfm/config.proto"
 GENERATED = "tzrec_deepfm/config_pb2.py"
 IF_TORCH = "import sys\nif torch := sys.modules.get('torch'):"  # imports none
 
-# check -> [(what is broken, words of the message)]; the first of each is also run against all other checks
-BREAKAGES = {
+
+def offers_loss(target, config):
+    """A change of the manifest: another spec, so that what is wrong with it is not wrong with the model."""
+    return {
+        MANIFEST: [
+            ("import Group", "import LossSpec, Output, Group"),
+            (
+                "    return [",
+                f"    return [LossSpec('focal', '{target}', '{config}', summary='S.', output=Output.BINARY),",
+            ),
+        ]
+    }
+
+
+# check -> [(what is broken, words of the message)]
+BROKEN = {
     "core_bound": [
         ({"pyproject.toml": [("tzrec-core>=0.1,<0.2", "tzrec-core>=0.1")]}, "without an upper bound"),
         ({"pyproject.toml": [("tzrec-core>=0.1,<0.2", "tzrec-core<0.2")]}, "without a lower bound"),
@@ -49,6 +66,7 @@ BREAKAGES = {
         ({MANIFEST: [("    return [", "    return [object(),")]}, "offers a object, a kind that tzrec-core"),
     ],
     "targets": [
+        (offers_loss("torch:Tensor", "tzrec_deepfm.config_pb2:DeepFM"), "torch:Tensor is not a subclass of torch.nn"),
         ({MANIFEST: [("tzrec_deepfm.model:DeepFM", "tzrec_deepfm.model:MLP")]}, "model:MLP is not a subclass of"),
         ({"tzrec_deepfm/model.py": [("import torch\n", "import torch, nobody_has_this\n")]}, "nobody_has_this"),
     ],
@@ -94,36 +112,31 @@ BREAKAGES = {
         ({"README.md": [("tzrec-wide-and-deep", "the other")]}, "the README names no other model"),
     ],
 }  # fmt: skip
-CASES = [
-    pytest.param(name, *case, id=f"{name}-{i}") for name, cases in BREAKAGES.items() for i, case in enumerate(cases)
-]
-# What breaks the config's class breaks all that reads it.
-ENTAILED = {"configs": {"proto_package", "fields_documented", "examples", "shipped_files"}}
-
-
-def test_every_check_of_packages_is_broken_here():
-    assert set(BREAKAGES) == {check.name for check in checks("plugin", slow=True)}
+# Models are checked by their example, and a plugin whose settings are wrong offers none.
+OF_THE_EXAMPLE = {
+    check.name for check in checks("model", slow=False) if check.trait not in (Trait.SEQUENCE, Trait.BATCH_STATS)
+}
+ENTAILED = {
+    "examples": OF_THE_EXAMPLE,
+    "configs": {"proto_package", "fields_documented", "examples", "shipped_files", *OF_THE_EXAMPLE},
+}
+# The first of each check is also run against all other checks.
+BREAKAGES = {name: [Breakage(*case, also=ENTAILED.get(name, ())) for case in cases] for name, cases in BROKEN.items()}
+CASES = [pytest.param(name, b, id=f"{name}-{i}") for name, several in BREAKAGES.items() for i, b in enumerate(several)]
 
 
 def test_every_kind_of_spec_has_a_class_that_its_targets_must_be():
     assert set(packaging.BASES) == set(KINDS)
 
 
-@pytest.mark.parametrize(("name", "changes", "words"), CASES)
-def test_a_broken_rule_is_reported(tmp_path, name, changes, words):
-    with broken_copy(tmp_path, changes) as plugin:
+@pytest.mark.parametrize(("name", "breakage"), CASES)
+def test_a_broken_rule_is_reported(tmp_path, name, breakage):
+    with broken_copy(tmp_path, breakage.changes) as plugin:
         found, message = outcome(plugin, name)
     assert found is Outcome.FAILED
-    assert words in message
+    assert breakage.words in message
 
 
 def test_an_unchanged_copy_passes_all(tmp_path):
     with broken_copy(tmp_path) as plugin:
         assert failures(plugin, "plugin") == {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BREAKAGES)
-def test_a_broken_rule_makes_the_check_that_names_it_fail_and_no_other(tmp_path, name):
-    with broken_copy(tmp_path, BREAKAGES[name][0][0]) as plugin:
-        assert set(failures(plugin, "plugin")) == {name} | ENTAILED.get(name, set())

@@ -1,23 +1,18 @@
-"""Each rule about two ranks, broken on a copy of tzrec-deepfm, makes the check that names it fail, and no other."""
+"""Each rule about parts of a batch, broken on a copy of tzrec-deepfm, makes the check that names it fail.
+
+That no other check fails is tested in test_breakages.py.
+"""
 
 import pytest
-from breakages import broken_copy, failures, outcome
+from breakages import Breakage, broken_copy, claims, outcome
 
-from tzrec_core.testing import rank_checks
-from tzrec_core.testing.check import Outcome, checks
+from tzrec_core.testing.check import Outcome
 from tzrec_core.testing.two_ranks import on_two_ranks
 
 MODEL = "tzrec_deepfm/model.py"
-MANIFEST = "tzrec_deepfm/plugin.py"
 END = "return self._output_to_prediction(output)"
 PREDICT = "    def predict(self"
 NUM_RANKS = "(torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)"
-
-
-def claims(*traits):
-    """A change of the manifest: the model claims these traits and no other."""
-    listed = ", ".join(f"Trait.{trait}" for trait in traits)
-    return {MANIFEST: [("traits=frozenset(", f"traits=frozenset({{{listed}}}) if True else frozenset(")]}
 
 
 def before_end(*lines):
@@ -25,72 +20,73 @@ def before_end(*lines):
     return {MODEL: [(END, "\n        ".join([*lines, END]))]}
 
 
-# check -> what breaks it, words of its message
+# check -> what breaks it; the first of each is also run against all other checks
 BREAKAGES = {
-    "two_ranks_step": (
-        {
-            **claims("ROWWISE_LOSS", "SHARDED"),
-            MODEL: [
-                (
-                    PREDICT,
-                    "    def loss(self, predictions, batch):\n"
-                    "        losses = super().loss(predictions, batch)\n"
-                    f"        return {{name: value / {NUM_RANKS} for name, value in losses.items()}}\n\n{PREDICT}",
-                )
-            ],
-        },
-        "after a step of two ranks, on rank 0: 'model.embedding_group.",
-    ),
-    "two_ranks_predict": (
-        {**claims("SHARDED"), **before_end(f"output = output / {NUM_RANKS}")},
-        "on rank 0 of 2: 'logits': worst at [",
-    ),
-    "sharded": (
-        {
-            **claims("ROWWISE_LOSS", "SHARDED"),
-            **before_end(
-                'tables = self.embedding_group.emb_impls["__BASE__"].ebc.embedding_bags',
-                'output = output + tables["gender_emb"].weight.detach().sum()',
-            ),
-        },
-        "on rank ",
-    ),
+    "batch_stats": [
+        Breakage(claims("BATCH_STATS"), "no prediction of a row depends on the rows beside it; leave the claim out"),
+    ],
+    "two_ranks_step": [
+        Breakage(
+            {
+                **claims("ROWWISE_LOSS", "SHARDED"),
+                MODEL: [
+                    (
+                        PREDICT,
+                        "    def loss(self, predictions, batch):\n"
+                        "        losses = super().loss(predictions, batch)\n"
+                        f"        return {{name: value / {NUM_RANKS} for name, value in losses.items()}}\n\n{PREDICT}",
+                    )
+                ],
+            },
+            "after a step of two ranks, on rank 0: 'model.embedding_group.",
+        ),
+    ],
+    "two_ranks_predict": [
+        Breakage(
+            {**claims("SHARDED"), **before_end(f"output = output / {NUM_RANKS}")},
+            "on rank 0 of 2: 'logits': worst at [",
+        ),
+    ],
+    "sharded": [
+        Breakage(
+            {
+                **claims("ROWWISE_LOSS", "SHARDED"),
+                **before_end(
+                    'tables = self.embedding_group.emb_impls["__BASE__"].ebc.embedding_bags',
+                    'output = output + tables["gender_emb"].weight.detach().sum()',
+                ),
+            },
+            "with sharded tables: 'logits': worst at [",
+        ),
+        Breakage(
+            {
+                **claims("SHARDED"),
+                MODEL: [
+                    (
+                        PREDICT,
+                        "    def sparse_parameters(self):\n"
+                        "        trainable, frozen = super().sparse_parameters()\n"
+                        f"        return trainable[1:], [trainable[0], *frozen]\n\n{PREDICT}",
+                    )
+                ],
+            },
+            "after a step with sharded tables: 'model.embedding_group",
+        ),
+    ],
 }
+CASES = [
+    pytest.param(name, b, id=f"{name}-{i}", marks=[] if name == "batch_stats" else [pytest.mark.slow])
+    for name, several in BREAKAGES.items()
+    for i, b in enumerate(several)
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("check", BREAKAGES)
-def test_the_check_that_names_a_broken_rule_fails_and_no_other(check, tmp_path):
-    changes, words = BREAKAGES[check]
-    with broken_copy(tmp_path, changes) as subject:
-        found = failures(subject, "model", slow=True)
-    assert list(found) == [check]
-    assert words in found[check]
-
-
-def test_every_check_has_a_breakage():
-    found = {check.name for check in checks("model", slow=True) if check.run.__module__ == rank_checks.__name__}
-    assert found == set(BREAKAGES)
-
-
-@pytest.mark.slow
-def test_a_table_that_learns_otherwise_in_shards_is_named(tmp_path):
-    changes = {
-        **claims("SHARDED"),
-        MODEL: [
-            (
-                PREDICT,
-                "    def sparse_parameters(self):\n"
-                "        trainable, frozen = super().sparse_parameters()\n"
-                f"        return trainable[1:], [trainable[0], *frozen]\n\n{PREDICT}",
-            )
-        ],
-    }
-    with broken_copy(tmp_path, changes) as subject:
-        found, message = outcome(subject, "sharded")
+@pytest.mark.parametrize(("check", "breakage"), CASES)
+def test_the_check_that_names_a_broken_rule_fails_and_says_what_is_wrong(check, breakage, tmp_path):
+    with broken_copy(tmp_path, breakage.changes) as subject:
+        found, message = outcome(subject, check)
     assert found is Outcome.FAILED
-    assert "after a step with sharded tables: 'model.embedding_group" in message
-    assert "user_id_emb_wide.weight'" in message
+    assert breakage.words in message
 
 
 @pytest.mark.slow
@@ -120,6 +116,7 @@ def test_ranks_that_do_not_end_are_ended_and_said_to_be_late(tmp_path):
         (["ROWWISE_LOSS", "BATCH_STATS"], "two_ranks_step", "the spec lists Trait.BATCH_STATS"),
         ([], "two_ranks_step", "the spec does not list Trait.ROWWISE_LOSS"),
         ([], "sharded", "the spec does not list Trait.SHARDED"),
+        ([], "batch_stats", "the spec does not list Trait.BATCH_STATS"),
     ],
 )
 def test_a_model_is_held_to_what_it_claims_only(traits, check, reason, tmp_path):

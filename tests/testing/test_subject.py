@@ -121,11 +121,11 @@ def test_features_are_those_of_the_example(model):
     assert [feature.name for feature in model.features()] == ["user_id", "gender", "tags", "age", "score"]
 
 
-def test_rows_lie_in_the_first_dimension_for_ranking_and_other_tasks_wait_for_their_rules(model):
-    assert model.row_axis == 0
-    spec = model.spec.__class__("m", "a:B", "a_pb2:B", task=Task.MATCH, summary="S.")
-    with pytest.raises(Skipped, match="checks for task match come with its base class"):
-        _ = ModelSubject(spec, model.plugin).row_axis
+def test_predictions_are_known_of_tasks_that_have_a_base_class_and_others_wait_for_theirs(model):
+    assert model.layout(model.config()).shapes == {"logits": ("B",), "probs": ("B",)}
+    spec = model.spec.__class__("m", "a:B", "a_pb2:B", task=Task.TREE, summary="S.")
+    with pytest.raises(Skipped, match="checks for task tree come with its base class"):
+        ModelSubject(spec, model.plugin).layout(model.config())
 
 
 def test_a_plugin_that_is_not_editable_has_no_source(tmp_path):

@@ -6,7 +6,7 @@ from tzrec_core.config import parse_config
 from tzrec_core.data.loader import create_dataloader
 from tzrec_core.errors import ConfigError
 from tzrec_core.features import create_features
-from tzrec_core.testing.tables import write_example_tables
+from tzrec_core.testing.tables import make_rows, write_example_tables
 
 FEATURES = """
 feature_configs { id_feature { feature_name: "hashed" expression: "user:hashed" hash_bucket_size: 9 embedding_dim: 2 } }
@@ -135,3 +135,50 @@ def test_features_that_share_a_column_can_all_read_it(tmp_path):
 def test_paths_that_are_not_one_relative_parquet_file_are_refused(path, tmp_path):
     with pytest.raises(ConfigError, match=r"train_input_path = .*name one"):
         write_example_tables(config_of(paths=(path, "eval.parquet")), tmp_path)
+
+
+TASKS = """two_tasks {
+  task_towers { tower_name: "click" label_name: "click" losses { binary_cross_entropy {} } }
+  task_towers { tower_name: "buy" label_name: "buy" losses { softmax_cross_entropy {} } num_class: 3
+    task_space_indicator_label: "click" }
+  task_towers { tower_name: "spent" label_name: "spent" losses { l2_loss {} } task_space_indicator_label: "buy" } }"""
+
+
+def test_the_labels_of_several_tasks_fit_the_losses_of_their_towers_and_the_spaces_of_their_tasks(use_plugins):
+    use_plugins("acme-zoo")
+    config = config_of(model=TASKS, data='label_fields: ["click", "buy", "spent"]')
+    rows = make_rows(config, 64).to_pydict()
+    assert set(rows["click"]) == set(rows["label"]) == {0, 1}  # no tower reads `label`
+    assert set(rows["buy"]) == {0, 1, 2}
+    assert len(set(rows["spent"])) > 20
+    assert any(click and not buy for click, buy in zip(rows["click"], rows["buy"]))
+    assert not any(buy and not click for click, buy in zip(rows["click"], rows["buy"]))
+    assert not any(spent and not buy for buy, spent in zip(rows["buy"], rows["spent"]))
+
+
+PAIR = """
+feature_configs { id_feature { feature_name: "user" expression: "user:user" hash_bucket_size: 99 embedding_dim: 2 } }
+feature_configs { id_feature { feature_name: "item" expression: "item:item" num_buckets: 99 embedding_dim: 2 } }
+feature_configs { id_feature { feature_name: "kind" expression: "item:kind" num_buckets: 7 embedding_dim: 2 } }
+feature_configs { raw_feature { feature_name: "price" expression: "item:price" } }
+feature_configs { sequence_id_feature { feature_name: "seen" expression: "user:seen" sequence_length: 5
+  num_buckets: 99 embedding_dim: 2 } }
+"""
+
+
+def test_64_rows_of_a_matching_model_hold_each_item_once_and_in_all_tables_the_item_follows_from_the_user(use_plugins):
+    use_plugins("acme-zoo")
+    model = 'two_towers { user_tower { input: "user" } item_tower { input: "item" } }'
+    config = config_of(features=PAIR, model=model)
+    train, evaluation = (make_rows(config, 64, part=part, gaps=False) for part in (0, 1))
+    assert train["label"].to_pylist() == [1] * 64
+    assert sorted(train["item"].to_pylist()) == list(range(64))
+    assert len(set(train["user"].to_pylist())) == 64
+    assert set(train["kind"].to_pylist()) == set(range(7))
+    assert len(set(train["seen"].to_pylist())) > 32
+    assert train["item"] != evaluation["item"]
+    item, kind, price = (
+        dict(zip(train["user"].to_pylist(), train[name].to_pylist())) for name in ("item", "kind", "price")
+    )
+    for row in evaluation.to_pylist():
+        assert (row["item"], row["kind"], row["price"]) == (item[row["user"]], kind[row["user"]], price[row["user"]])

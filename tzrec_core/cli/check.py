@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +15,6 @@ from tzrec_core.cli.output import JsonOption, console, print_json, print_table
 
 if TYPE_CHECKING:  # these need torch
     from tzrec_core.testing import CheckResult
-
-_MAX_LINES = 12  # of a message; --json has it whole
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,16 +29,17 @@ def check(
     slow: Annotated[bool, typer.Option("--slow", help="Run the slow checks too: minutes per model.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check a plugin against the rules of all plugins; exits 1 when it breaks one."""
+    """Check a plugin against the rules of all plugins; exits 1 when it breaks one.
+
+    The expected_failures and parameters_without_gradient of a test class count in pytest only.
+    """
     from tzrec_core.testing.conformance import results
     from tzrec_core.testing.subject import PluginSubject
 
     subject = PluginSubject.find(plugin)
     found = []
-    with (
-        Console(stderr=True).status(f"checking {subject.name}") as status,
-        contextlib.redirect_stdout(io.StringIO()),  # what models print is no result
-    ):
+    progress = Console(file=sys.stderr)  # by name, for a check that runs has another standard error
+    with progress.status(f"checking {subject.name}") as status:
         for result in results(subject, slow=slow):
             found.append(result)
             status.update(f"checking {subject.name}: {len(found)} done, {result.key}")
@@ -67,6 +65,7 @@ def _row(result: CheckResult) -> dict[str, Any]:  # Any: JSON
         "rule": result.rule,
         "outcome": str(result.outcome),
         "message": result.message,
+        "details": result.details,
         "seconds": round(result.seconds, 3),
     }
 
@@ -87,10 +86,11 @@ def _print(results: Sequence[CheckResult]) -> None:
             why.setdefault(result.message, []).append(result.key)
     out = console()
     for message, keys in why.items():
-        lines = message.splitlines()
-        text = "\n  ".join([*lines[:_MAX_LINES], *(["... (--json shows all)"] if len(lines) > _MAX_LINES else [])])
+        text = message.replace("\n", "\n  ")
         out.print(Text(f"\nfailed: {', '.join(keys)}", style="red"), soft_wrap=True)
         out.print(Text(f"  {text}"), soft_wrap=True)
+    if why:
+        typer.echo("\n--json has the tracebacks, and what was printed meanwhile")
 
 
 def _outcome(result: CheckResult) -> str:

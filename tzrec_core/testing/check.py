@@ -8,11 +8,13 @@
 The first line of the docstring is the rule that people read; the name is the function's without `check_`.
 """
 
+import io
 import logging
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +27,7 @@ Kind: TypeAlias = Literal["plugin", "model"]
 F = TypeVar("F", bound=Callable[..., None])
 
 _SEED = 1
+_MAX_LINES, _MAX_WIDTH = 12, 300  # of a message, so that a failure leaves room for others on the screen
 
 
 class Outcome(StrEnum):
@@ -114,8 +117,9 @@ class CheckResult:
         model: the model's name; empty for a check of the plugin.
         rule: what holds when it passes.
         outcome: how it ended.
-        message: why it did not pass; empty when it did.
+        message: why it did not pass, in 12 lines at most; empty when it did.
         seconds: how long it took.
+        details: of a failure: what was printed, warned and logged meanwhile, and the traceback.
     """
 
     check: str
@@ -124,6 +128,7 @@ class CheckResult:
     outcome: Outcome
     message: str
     seconds: float
+    details: str = ""
 
     @property
     def key(self) -> str:
@@ -134,7 +139,8 @@ class CheckResult:
 def run_check(check: Check, subject: Any) -> CheckResult:
     """Run a check and say how it ended; only an interrupt gets through.
 
-    Python, NumPy and torch are seeded before; warnings, and log lines below errors, stay quiet.
+    Python, NumPy and torch are seeded before. What is printed, warned and logged meanwhile is kept for the details of a
+    failure; only log lines above warnings go on to their handlers.
 
     Args:
         check: what to run.
@@ -142,39 +148,70 @@ def run_check(check: Check, subject: Any) -> CheckResult:
     """
     model = subject.spec.name if check.kind == "model" else ""
     start = time.perf_counter()
-    outcome, message = _run(check, subject)
-    return CheckResult(check.name, model, check.rule, outcome, message, time.perf_counter() - start)
+    with _captured() as captured:
+        outcome, message, trace = _run(check, subject)
+    seconds = time.perf_counter() - start
+    details = captured.getvalue() + trace if outcome is Outcome.FAILED else ""
+    return CheckResult(check.name, model, check.rule, outcome, message, seconds, details)
 
 
-def _run(check: Check, subject: Any) -> tuple[Outcome, str]:
+def _run(check: Check, subject: Any) -> tuple[Outcome, str, str]:
+    """How it ended, the message, and the traceback of a failure."""
     if check.trait is not None and check.trait not in subject.spec.traits:
-        return Outcome.NOT_CLAIMED, f"the spec does not list Trait.{check.trait.name}"
-    disabled = logging.root.manager.disable
+        return Outcome.NOT_CLAIMED, f"the spec does not list Trait.{check.trait.name}", ""
     try:
-        logging.disable(logging.WARNING)
-        with warnings.catch_warnings(), subject.in_use():
-            warnings.simplefilter("ignore")
+        with subject.in_use():
             seed_everything(_SEED)
             check.run(subject)
     except NotClaimed as reason:
-        return Outcome.NOT_CLAIMED, str(reason)
+        return Outcome.NOT_CLAIMED, str(reason), ""
     except Skipped as reason:
-        return Outcome.SKIPPED, str(reason)
+        return Outcome.SKIPPED, str(reason), ""
     except (Exception, SystemExit) as error:  # a plugin may fail in any way; the other checks go on
-        return Outcome.FAILED, _describe(error, subject.package_folder)
+        return Outcome.FAILED, _describe(error, subject.package_folder), "".join(traceback.format_exception(error))
+    return Outcome.PASSED, "", ""
+
+
+@contextmanager
+def _captured() -> Iterator[io.StringIO]:
+    """Within the block, what is printed, warned and logged is written here instead of to the screen."""
+    text = io.StringIO()
+    kept: list[logging.LogRecord] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING and record not in kept[-1:]:  # which another handler has kept
+            kept.append(record)
+            text.write(f"{record.levelname} {record.name}: {record.getMessage()}\n")
+        return record.levelno > logging.WARNING
+
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
+    handlers |= {logging.lastResort} if logging.lastResort else set()
+    for handler in handlers:
+        handler.addFilter(keep)
+    try:
+        with redirect_stdout(text), redirect_stderr(text), warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = lambda *args, **_: text.write(warnings.formatwarning(*args[:4]))
+            yield text
     finally:
-        logging.disable(disabled)
-    return Outcome.PASSED, ""
+        for handler in handlers:
+            handler.removeFilter(keep)
 
 
 def _describe(error: BaseException, package_folder: Path) -> str:
-    """What happened and the last line of the plugin's own code on the way there."""
+    """What happened, cut to a few lines, and the last line of the plugin's own code on the way there."""
     text = str(error).strip() or "no message"
     if not isinstance(error, AssertionError):
         text = f"{type(error).__name__}: {text}"
+    lines = [line if len(line) <= _MAX_WIDTH else f"{line[:_MAX_WIDTH]} ..." for line in text.splitlines()]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(package_folder):
             where = path.relative_to(package_folder.parent)
-            return f"{text}\n  at {where}:{frame.lineno} in {frame.name}: {frame.line}"
-    return text
+            lines.append(f"  at {where}:{frame.lineno} in {frame.name}: {frame.line}")
+            break
+    left_out = len(lines) - _MAX_LINES
+    if left_out > 0:
+        lines[_MAX_LINES - 2 : -1] = [f"... {left_out + 1} lines left out ..."]
+    return "\n".join(lines)

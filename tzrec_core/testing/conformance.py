@@ -20,6 +20,7 @@ from tzrec_core.testing import packaging  # noqa: F401
 from tzrec_core.testing import model_checks  # noqa: F401
 from tzrec_core.testing import graph_checks  # noqa: F401
 from tzrec_core.testing import rank_checks  # noqa: F401
+from tzrec_core.testing import export_checks  # noqa: F401
 # isort: on
 
 
@@ -124,6 +125,7 @@ class PluginConformance:
         if why is not None and result.outcome is Outcome.FAILED:
             pytest.xfail(f"{why}: {result.message}")
         if result.outcome is Outcome.FAILED:
+            print(result.details)  # pytest shows it below the message
             pytest.fail(f"{result.key}: {result.rule}\n{result.message}", pytrace=False)
         if result.outcome is Outcome.SKIPPED:
             pytest.skip(result.message)

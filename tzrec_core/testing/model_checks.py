@@ -5,11 +5,9 @@ Rows are complete, but for the checks that are about missing values, so that one
 
 # B rows
 
-import io
 import random
 import tempfile
 from collections.abc import Mapping
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,11 @@ from tzrec_core import api
 from tzrec_core.data import Batch
 from tzrec_core.engine.setup import seed_everything, seed_step
 from tzrec_core.models import BaseModel, PredictWrapper, TrainWrapper
-from tzrec_core.models.objectives import loss_spec
-from tzrec_core.plugins import Output, Trait
+from tzrec_core.plugins import Task, Trait
 from tzrec_core.testing.asserts import assert_grad_flows, assert_same_predictions
 from tzrec_core.testing.batches import make_batch, make_parser, with_empty_bags, with_empty_sequences, with_nulls
 from tzrec_core.testing.check import NotClaimed, model_check
+from tzrec_core.testing.layout import WIDTH, Layout, towers
 from tzrec_core.testing.subject import ModelSubject
 from tzrec_core.testing.tables import make_rows
 
@@ -49,38 +47,38 @@ def check_builds_on_cpu_and_meta(model: ModelSubject) -> None:
     elsewhere = [f"{name} on {tensor.device}" for name, tensor in planned.items() if tensor.device.type != "meta"]
     assert not elsewhere, f"built under torch.device('meta'), it has {', '.join(elsewhere)}; name no device when making"
     shapes, planned_shapes = ({name: tuple(t.shape) for name, t in state.items()} for state in (real, planned))
-    assert shapes == planned_shapes, f"on the CPU it has {shapes}, but on meta {planned_shapes}"
+    differ = {name for name, _ in shapes.items() ^ planned_shapes.items()}
+    here, there = ({n: s for n, s in found.items() if n in differ} for found in (shapes, planned_shapes))
+    assert not differ, f"on the CPU it has {here}, but on meta {there}"
 
 
 @model_check
 def check_prediction_keys(model: ModelSubject) -> None:
     """Its predictions have the keys, shapes and dtypes that its task and losses ask for."""
-    config, axis = model.config(), model.row_axis
-    predictions = _predict(model.build().eval(), make_batch(config, _complete(config)))
-    for name, shape in _rank_predictions(config).items():
-        assert name in predictions, f"{name!r} is missing; there are {', '.join(predictions)}"
-        found = predictions[name]
-        assert tuple(found.shape) == shape, f"{name!r} has shape {tuple(found.shape)}, but should have {shape}"
-        assert found.dtype == torch.float32, f"{name!r} is {found.dtype}, but should be torch.float32"
+    config = model.config()
+    built, batch = model.build(config).eval(), make_batch(config, _complete(config))
+    for is_inference in (False, True):
+        built.set_is_inference(is_inference)
+        layout = model.layout(config, is_inference=is_inference)
+        predictions = _predict(built, batch)
+        for name in layout.shapes:
+            assert name in predictions, f"{name!r} is missing; there are {', '.join(predictions)}"
+            found, shape = predictions[name], layout.shape(name, _NUM_ROWS)
+            is_equal = found.dim() == len(shape) and all(
+                want in (size, WIDTH) for size, want in zip(found.shape, shape)
+            )
+            asked = str(shape).replace("'", "")
+            assert is_equal, f"{name!r} has shape {tuple(found.shape)}, but should have {asked}"
+            assert found.dtype == torch.float32, f"{name!r} is {found.dtype}, but should be torch.float32"
+        _assert_rows(predictions, layout, _NUM_ROWS)
+
+
+def _assert_rows(predictions: Mapping[str, Tensor], layout: Layout, num_rows: int) -> None:
     for name, value in predictions.items():
-        assert value.dim() > axis and value.shape[axis] == _NUM_ROWS, (
-            f"{name!r} has shape {tuple(value.shape)}, but should have {_NUM_ROWS} rows in dimension {axis}"
-        )
-
-
-def _rank_predictions(config: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by key; see `tzrec_core.plugins.Output`."""
-    num_class, shapes = config.model_config.num_class, {}
-    for loss_config in config.model_config.losses:
-        output = loss_spec(loss_config)[0].output
-        if output is Output.VALUE:
-            shapes["y"] = (_NUM_ROWS,)
-            continue
-        shape = (_NUM_ROWS, num_class) if output is Output.SOFTMAX else (_NUM_ROWS,)
-        shapes |= {"logits": shape, "probs": shape}
-        if output is Output.SOFTMAX and num_class == 2:
-            shapes["probs1"] = (_NUM_ROWS,)
-    return shapes
+        for dim in layout.row_dims(name):
+            assert value.dim() > dim and value.shape[dim] == num_rows, (
+                f"{name!r} has shape {tuple(value.shape)}, but should have {num_rows} rows in dimension {dim}"
+            )
 
 
 @model_check
@@ -106,24 +104,22 @@ def check_gradients(model: ModelSubject) -> None:
 @model_check
 def check_permutation(model: ModelSubject) -> None:
     """In eval mode, the rows of a batch may change places: their predictions change places with them."""
-    config, axis = model.config(), model.row_axis
-    built, rows = model.build(config).eval(), _complete(config)
+    config = model.config()
+    layout, built, rows = model.layout(config), model.build(config).eval(), _complete(config)
     order = np.random.default_rng(0).permutation(_NUM_ROWS)
     moved = _predict(built, make_batch(config, rows.take(order)))
-    want = _predict(built, make_batch(config, rows))
-    want = {name: value.index_select(axis, torch.from_numpy(order)) for name, value in want.items()}
+    want = layout.take(_predict(built, make_batch(config, rows)), torch.from_numpy(order))
     assert_same_predictions(moved, want, rtol=_RTOL, atol=_ATOL, what="rows in another order:")
 
 
 @model_check
 def check_padding(model: ModelSubject) -> None:
     """In eval mode, rows that join a batch at its end, with longer sequences, leave the other predictions as are."""
-    config, axis = model.config(), model.row_axis
-    built, rows = model.build(config).eval(), _shortest_first(config, _complete(config))
+    config = model.config()
+    layout, built, rows = model.layout(config), model.build(config).eval(), _shortest_first(config, _complete(config))
     few = _NUM_ROWS // 2
     want = _predict(built, make_batch(config, rows.slice(0, few)))
-    joined = _predict(built, make_batch(config, rows))
-    joined = {name: value.narrow(axis, 0, few) for name, value in joined.items()}
+    joined = layout.take(_predict(built, make_batch(config, rows)), torch.arange(few))
     assert_same_predictions(joined, want, rtol=_RTOL, atol=_ATOL, what="rows after others joined them:")
 
 
@@ -161,13 +157,17 @@ def check_zero_weights(model: ModelSubject) -> None:
     """Rows of sample weight 0 count as rows that are not there, in the loss and its gradients; dropout is off."""
     if Trait.BATCH_STATS in model.spec.traits:
         raise NotClaimed("the spec lists Trait.BATCH_STATS, with which every row counts")
-    assert model.row_axis == 0
     config = model.config()
-    if not config.data_config.sample_weight_fields:
-        config.data_config.sample_weight_fields.append("__sample_weight")
+    names = config.data_config.sample_weight_fields
+    if not names:
+        names.append("__sample_weight")
+    for tower in towers(config) if model.spec.task is Task.MULTITASK else ():
+        if "sample_weight_name" not in tower.DESCRIPTOR.fields_by_name:
+            raise NotClaimed(f"{tower.DESCRIPTOR.name} has no sample_weight_name, so its rows have no weights")
+        tower.sample_weight_name = tower.sample_weight_name or names[0]
     few = _NUM_ROWS // 2
     rows = _complete(config)
-    for name in config.data_config.sample_weight_fields:
+    for name in names:
         weights = pa.array([1.0] * few + [0.0] * (_NUM_ROWS - few), pa.float32())
         rows = rows.set_column(rows.column_names.index(name), name, weights)
     (weighted, weighted_grads), (dropped, dropped_grads) = (
@@ -195,10 +195,7 @@ def check_batch_of_one(model: ModelSubject) -> None:
     config = model.config()
     predictions = _predict(model.build(config).eval(), make_batch(config, _complete(config, 1)))
     _assert_finite(predictions, "prediction")
-    for name, value in predictions.items():
-        assert value.dim() > model.row_axis and value.shape[model.row_axis] == 1, (
-            f"{name!r} of one row has shape {tuple(value.shape)}"
-        )
+    _assert_rows(predictions, model.layout(config), 1)
 
 
 @model_check
@@ -302,26 +299,32 @@ def check_state_dict(model: ModelSubject) -> None:
 def check_train_and_load(model: ModelSubject) -> None:
     """A model trained, saved and loaded again has the metrics and predictions of the one that was trained."""
     config = model.config("train_config.use_tensorboard=false", "train_config.num_epochs=1")
+    layout, for_inference = model.layout(config), model.layout(config, is_inference=True)
     config.train_config.ClearField("num_steps")
     config.data_config.num_workers, config.data_config.batch_size = 0, 2 * _NUM_ROWS
     train_rows = _complete(config, 4 * _NUM_ROWS)
     eval_rows = make_rows(config, 2 * _NUM_ROWS, part=1, gaps=False)  # one batch for whoever predicts them
-    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):  # there the progress is shown
+    with tempfile.TemporaryDirectory() as folder:
         config.model_dir = str(Path(folder) / "model")
         trained = api.train(config, train_data=train_rows, eval_data=eval_rows)
         evaluated = api.evaluate(config, eval_rows)
         table = api.predict(config, eval_rows).table
         loaded = api.load_model(config.model_dir)
+        loaded.set_is_inference(False)
     metrics, trained_metrics = (
         {name: torch.tensor(float(value)) for name, value in values.items()}
         for values in (evaluated.metrics, trained.metrics)
     )
     assert_same_predictions(metrics, trained_metrics, rtol=_RTOL, atol=_ATOL, what="metrics of the loaded model:")
     with torch.no_grad():
-        _, (want, _) = loaded(make_batch(config, eval_rows))
+        _, (predictions, _) = loaded(make_batch(config, eval_rows))
     assert table is not None
-    got = {name: _column_tensor(table, name).to(want[name].dtype) for name in table.column_names}
-    assert sorted(got) == sorted(want), f"api.predict has columns {sorted(got)}, but the model predicts {sorted(want)}"
+    want = layout.of_pairs(predictions)
+    names = sorted({*want, *for_inference.shapes})
+    assert sorted(table.column_names) == names, (
+        f"api.predict has columns {sorted(table.column_names)}, but should have {names}"
+    )
+    got = {name: _column_tensor(table, name).to(value.dtype) for name, value in want.items()}
     assert_same_predictions(got, want, rtol=_RTOL, atol=_ATOL, what="api.predict, for inference:")
 
 

@@ -1,4 +1,7 @@
-"""Slow checks of a model in two processes: learning, predicting, and with tables in shards."""
+"""Checks of a model whose batch is split: what its parts owe each other; learning and predicting in two processes.
+
+All but the first are slow.
+"""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -32,6 +35,19 @@ _LEARNING_RATE = 1.0  # large, so that what differs in a gradient is seen in the
 _SGD = f"sgd_optimizer {{ lr: {_LEARNING_RATE} }} constant_learning_rate {{}}"
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@model_check(trait=Trait.BATCH_STATS)
+def check_batch_stats(model: ModelSubject) -> None:
+    """In train mode, predictions of half of the rows are others than within the whole batch; dropout is off."""
+    config = model.config()
+    rows, layout = _rows(config), model.layout(config)
+    wrapper = _without_dropout(model.wrapper(config))
+    whole = layout.take(_predict(wrapper, make_batch(config, rows)), torch.arange(_NUM_ROWS // 2))
+    half = _predict(wrapper, make_batch(config, _half(rows, 0)))
+    assert any(not torch.allclose(half[name], value, rtol=_RTOL, atol=_ATOL) for name, value in whole.items()), (
+        "it claims Trait.BATCH_STATS, but no prediction of a row depends on the rows beside it; leave the claim out"
+    )
 
 
 @model_check(trait=Trait.ROWWISE_LOSS, slow=True)
@@ -111,9 +127,12 @@ def _compare_sharded(model: ModelSubject, world: World, state: Mapping[str, Tens
 
 
 def _rows(config: Any) -> pa.Table:
-    """Rows whose halves have the same sample weights: a loss is divided by the mean weight of a rank's own rows."""
+    """Rows whose halves weigh the same: a loss is divided by the mean weight of a rank's own rows.
+
+    Labels are among what weighs, where they say which rows belong to a task.
+    """
     rows = make_rows(config, _NUM_ROWS, gaps=False)
-    for name in config.data_config.sample_weight_fields:
+    for name in [*config.data_config.sample_weight_fields, *config.data_config.label_fields]:
         half = rows.column(name).slice(0, _NUM_ROWS // 2)
         rows = rows.set_column(rows.column_names.index(name), name, pa.chunked_array([*half.chunks, *half.chunks]))
     return rows
@@ -150,7 +169,7 @@ def _sgd_step(wrapper: TrainWrapper, batch: Batch, world: World | None = None) -
             if world is not None:
                 dist.all_reduce(step)
                 step /= world.size
-            parameter -= _LEARNING_RATE * step
+            parameter.sub_(_LEARNING_RATE * step)
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
@@ -166,4 +185,5 @@ def _assert_same_step(
             for dim, (start, length) in enumerate(zip(offsets, part.shape)):
                 wanted = wanted.narrow(dim, start, length)
             atol = float(_STEP_RTOL * step + noise)
-            assert_same_tensor(part, wanted, rtol=0, atol=atol, what=f"{what} {name!r}, from {list(offsets)}")
+            place = f", the part from {list(offsets)}" if any(offsets) else ""
+            assert_same_tensor(part, wanted, rtol=0, atol=atol, what=f"{what} {name!r}{place}")

@@ -18,9 +18,9 @@ from tzrec_core.engine.setup import seed_everything
 from tzrec_core.errors import PluginError, did_you_mean
 from tzrec_core.features import BaseFeature, create_features
 from tzrec_core.models import BaseModel, TrainWrapper, create_model
-from tzrec_core.plugins import ModelSpec, Plugin, Registry, Selection, Spec, State, Task, registry
+from tzrec_core.plugins import ModelSpec, Plugin, Registry, Selection, Spec, State, registry
 from tzrec_core.plugins.registry import how_to_enable, use_registry
-from tzrec_core.testing.check import Skipped
+from tzrec_core.testing.layout import Layout, layout_of
 
 _FILES = "TZREC_PLUGIN_FILES"
 
@@ -158,16 +158,13 @@ class ModelSubject:
         """See `PluginSubject.in_use`."""
         return self.plugin.in_use()
 
-    @property
-    def row_axis(self) -> int:
-        """The dimension of each prediction along which the rows of a batch lie.
+    def layout(self, config: Any, *, is_inference: bool = False) -> Layout:
+        """What it predicts, and where the rows lie in it; see `layout_of`.
 
         Raises:
             Skipped: the core has no base class, and so no rules, for the model's task yet.
         """
-        if self.spec.task is not Task.RANK:
-            raise Skipped(f"checks for task {self.spec.task} come with its base class")
-        return 0
+        return layout_of(self.spec.task, config, is_inference=is_inference)
 
     def config(self, *overrides: str) -> Any:
         """The packaged example, checked: a new EasyRecConfig each time.
@@ -206,6 +203,7 @@ class ModelSubject:
             self.features(config),
             list(data_config.label_fields),
             list(data_config.sample_weight_fields),
+            sampler_type=data_config.WhichOneof("sampler"),
             device=device,
         )
 

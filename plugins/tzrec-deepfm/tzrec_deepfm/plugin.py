@@ -15,7 +15,9 @@ def tzrec_specs() -> list[ModelSpec]:
             summary="Factorization machine and deep net over shared embeddings.",
             paper="Guo et al., IJCAI 2017, arXiv:1703.04247",
             groups=(Group("wide", types=("WIDE",)), Group("deep"), Group("fm", required=False)),
-            traits=frozenset({Trait.TORCH_EXPORT, Trait.SCRIPT, Trait.ROWWISE_LOSS}),
+            traits=frozenset({
+                Trait.SHARDED, Trait.TORCH_EXPORT, Trait.AOTI, Trait.SCRIPT, Trait.ONNX, Trait.QUANT, Trait.ROWWISE_LOSS
+            }),
             example="examples/tiny.config",
         )
-    ]
+    ]  # fmt: skip

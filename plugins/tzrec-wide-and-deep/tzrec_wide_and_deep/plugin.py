@@ -15,7 +15,9 @@ def tzrec_specs() -> list[ModelSpec]:
             summary="A linear model that memorises beside a deep net that generalises.",
             paper="Cheng et al., DLRS 2016, arXiv:1606.07792",
             groups=(Group("wide", types=("WIDE",)), Group("deep")),
-            traits=frozenset({Trait.TORCH_EXPORT, Trait.SCRIPT, Trait.ROWWISE_LOSS}),
+            traits=frozenset({
+                Trait.SHARDED, Trait.TORCH_EXPORT, Trait.AOTI, Trait.SCRIPT, Trait.ONNX, Trait.QUANT, Trait.ROWWISE_LOSS
+            }),
             example="examples/tiny.config",
         )
-    ]
+    ]  # fmt: skip
