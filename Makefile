@@ -6,6 +6,7 @@ DATA := examples/movielens/data
 CONFIG := examples/movielens/$(MODEL).config
 RUN := examples/movielens/runs/$(MODEL)
 PLUGINS := $(wildcard plugins/tzrec-*)
+BUILT := dist build plugins/*/build constraints/*/build
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -13,13 +14,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 STACK := $(if $(shell nvidia-smi -L 2>/dev/null),cuda,cpu)
 SHIM := $(if $(filter cpu,$(STACK)),./constraints/fbgemm-gpu-cpu-shim)
 
-.PHONY: setup demo test test-slow check bench protos registry clean
+.PHONY: setup demo test test-slow check bench protos docs conformance dist clean
 
 setup: $(VENV)/.done
 
-$(VENV)/.done: pyproject.toml constraints/$(STACK).txt $(wildcard constraints/fbgemm-gpu-cpu-shim/*.toml) $(wildcard plugins/*/pyproject.toml)
+$(VENV)/.tools:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip "setuptools>=77" wheel
+	touch $@
+
+$(VENV)/.done: pyproject.toml constraints/$(STACK).txt $(wildcard constraints/fbgemm-gpu-cpu-shim/*.toml) $(wildcard plugins/*/pyproject.toml) | $(VENV)/.tools
 	$(BIN)/python -m pip install -q -c constraints/$(STACK).txt --no-build-isolation $(SHIM) -e ".[dev,demo]" $(addprefix -e ./,$(PLUGINS))
 	$(BIN)/python -m pip check
 	touch $@
@@ -57,7 +61,8 @@ check: setup .venv-protos/.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	.venv-protos/bin/python scripts/protos.py --check
-	$(BIN)/python scripts/registry_json.py --check
+	$(BIN)/python scripts/zoo.py --check
+	$(BIN)/python scripts/docs.py --check
 
 bench: setup
 	$(BIN)/python benchmarks/cli_start.py
@@ -66,8 +71,22 @@ bench: setup
 protos: .venv-protos/.done
 	.venv-protos/bin/python scripts/protos.py
 
-registry: setup
-	$(BIN)/python scripts/registry_json.py
+docs: setup
+	$(BIN)/python scripts/zoo.py
+	$(BIN)/python scripts/docs.py
+
+# What the pages say of traits; takes minutes. Writes the pages too.
+conformance: setup
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/docs.py --conformance
+
+# What an earlier build left beside the sources would get into the wheels. With fixed times the same sources give the
+# same wheels. dist/cpu is apart because pip prefers the stand-in for fbgemm-gpu in it to the real one.
+dist: export SOURCE_DATE_EPOCH = 1577836800
+dist: $(VENV)/.tools
+	rm -rf $(BUILT)
+	$(BIN)/python -m pip wheel -q --no-deps --no-index --no-build-isolation -w dist . $(addprefix ./,$(PLUGINS))
+	$(BIN)/python -m pip wheel -q --no-deps --no-index --no-build-isolation -w dist/cpu ./constraints/fbgemm-gpu-cpu-shim
+	ls dist/*.whl dist/cpu/*.whl
 
 # grpcio-tools wants an older protobuf than the runtime we use, so it lives alone.
 .venv-protos/.done:
@@ -76,4 +95,4 @@ registry: setup
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-protos examples/movielens/data examples/movielens/runs
+	rm -rf $(VENV) .venv-protos $(BUILT) examples/movielens/data examples/movielens/runs

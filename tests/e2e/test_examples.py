@@ -1,7 +1,11 @@
-"""Every installed model's packaged example trains, evaluates and predicts."""
+"""Every installed model's packaged example trains, evaluates and predicts, and the configs of examples/ train.
+
+Those of examples/third_party_plugin have a plugin of their own: see test_third_party_plugin.py.
+"""
 
 import math
 from importlib.resources import files
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +20,9 @@ EXAMPLES = {
     for offer in registry().offers(ModelSpec)
     if offer.spec.example
 }
+
+ROOT = Path(__file__).parents[2]
+STORIES = [path for path in sorted(ROOT.glob("examples/*/*.config")) if path.parent.name != "third_party_plugin"]
 
 
 @pytest.mark.parametrize("model", EXAMPLES)
@@ -41,3 +48,11 @@ def test_the_packaged_example_trains_evaluates_and_predicts(model, tmp_path):
     assert table["label"] == pq.read_table(paths["eval_input_path"])["label"]
     assert set(table.column_names) - {"label"}, "nothing is predicted"
     assert not any(column.null_count for column in table.columns)
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_config_of_the_examples_trains_a_step_on_generated_rows(path, tmp_path):
+    paths = write_example_tables(load_config(path, validate=True), tmp_path, num_rows=64)
+    overrides = [f"{field}={table}" for field, table in paths.items()]
+    overrides += [f"model_dir={tmp_path / 'run'}", "train_config.num_steps=1", "data_config.num_workers=0"]
+    assert api.train(path, overrides=overrides).step == 1
