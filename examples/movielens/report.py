@@ -67,7 +67,7 @@ def summary(
         table.add_row("AUC of logistic regression", f"{baseline:.4f}")
     speeds = [record["samples_per_second"] for record in metrics["train"] if "samples_per_second" in record]
     if speeds:
-        table.add_row("training, samples/s", f"{speeds[-1]:,.0f}")
+        table.add_row("samples/s at the end", f"{speeds[-1]:,.0f}")
     for label, path in files.items():
         if path.exists():
             table.add_row(label, str(path))

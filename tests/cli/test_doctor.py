@@ -45,12 +45,18 @@ def test_checks_as_json(tzrec, probes):
 )
 def test_a_broken_library_is_a_row_and_not_the_end(tzrec, probes, monkeypatch, code, detail):
     monkeypatch.setattr(doctor, "_TIMEOUT_S", 0.5 if "sleep" in code else 60)
-    probes(fbgemm=code, torch="print('fine')")
+    probes(numbers=code, torch="print('fine')")
     result = tzrec("doctor", "--json")
     assert (result.code, result.json["ok"]) == (1, False)
-    assert rows(result)["fbgemm"] == {"name": "fbgemm", "ok": False, "detail": detail}
+    assert rows(result)["numbers"] == {"name": "numbers", "ok": False, "detail": detail}
     assert rows(result)["torch"]["ok"]
     assert "BROKEN" in tzrec("doctor").out
+
+
+def test_a_broken_fbgemm_says_what_to_do_without_a_gpu(tzrec, probes):
+    probes(fbgemm="raise ImportError('libcuda.so.1: cannot open shared object file')")
+    detail = rows(tzrec("doctor", "--json"))["fbgemm"]["detail"]
+    assert detail.startswith("ImportError: libcuda.so.1: cannot open shared object file; without a GPU run `pip")
 
 
 def test_a_missing_library_says_how_to_get_it(tzrec, probes, monkeypatch):

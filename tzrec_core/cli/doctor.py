@@ -41,6 +41,13 @@ _PROBES = {
         " assert value == 6187480866781866289, value; print('xxh64 as published')"
     ),
 }
+# What to do where a probe fails on a machine without a GPU.
+_CPU_REMEDIES = {
+    "fbgemm": (
+        "; without a GPU run `pip uninstall fbgemm-gpu fbgemm-gpu-cpu`, then install again with the wheel of dist/cpu"
+        " (README, Install)"
+    )
+}
 _LIBRARIES = (
     "torchmetrics",
     "protobuf",
@@ -105,7 +112,8 @@ def _probe(name: str, code: str) -> dict[str, Any]:
         return _row(name, False, f"no answer after {_TIMEOUT_S} s")
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        return _row(name, False, lines[-1] if lines else f"died with exit code {done.returncode}")
+        cause = lines[-1] if lines else f"died with exit code {done.returncode}"
+        return _row(name, False, cause + _CPU_REMEDIES.get(name, ""))
     return _row(name, True, done.stdout.strip().splitlines()[-1])
 
 

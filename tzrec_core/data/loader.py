@@ -407,7 +407,7 @@ def _num_workers(data_config: DataConfig, asked: int | None) -> int:
     if wanted > num_cores:
         text = f"num_workers = {wanted} is more than this machine's {num_cores} cores: using {num_cores}"
         is_default = asked is None and not data_config.HasField("num_workers")
-        _say_once(text, logging.INFO if is_default else logging.WARNING)
+        _say_once(text, logging.DEBUG if is_default else logging.WARNING)
     return min(wanted, num_cores)
 
 

@@ -53,7 +53,7 @@ def on_two_ranks(model: ModelSubject, scenario: Scenario, *arguments: Any, timeo
                 process.kill()
                 process.wait()
         if failed is not None:
-            raise AssertionError(_first_error(folder, failed, processes[failed].returncode))
+            raise _first_error(folder, failed, processes[failed].returncode)
         late = [rank for rank, process in enumerate(processes) if process.returncode != 0]
         assert not late, (
             f"rank {' and '.join(map(str, late))} of {_SIZE} did not end within {timeout_s:g} s. A rank waits for ever "
@@ -96,13 +96,16 @@ def _wait(processes: list[subprocess.Popen[bytes]], deadline: float) -> int | No
     return None
 
 
-def _first_error(folder: Path, rank: int, code: int) -> str:
+def _first_error(folder: Path, rank: int, code: int) -> AssertionError:
     """What went wrong first; the other rank may have failed of that, over the lost connection."""
     errors = sorted(folder.glob("error*"), key=lambda file: file.stat().st_mtime_ns)
     if errors:
-        return f"on rank {errors[0].name[-1]} of {_SIZE}: {errors[0].read_text(encoding='utf-8')}"
+        first = errors[0].name[-1]
+        error = AssertionError(f"on rank {first} of {_SIZE}: {errors[0].read_text(encoding='utf-8')}")
+        error.add_note((folder / f"details{first}").read_text(encoding="utf-8"))
+        return error
     output = (folder / f"output{rank}").read_text(encoding="utf-8", errors="replace")
-    return f"rank {rank} of {_SIZE} ended with {code}:\n{output[-2000:]}"
+    return AssertionError(f"rank {rank} of {_SIZE} ended with {code}:\n{output[-2000:]}")
 
 
 def be_a_rank(folder: str) -> None:
@@ -125,6 +128,7 @@ def be_a_rank(folder: str) -> None:
 
     result = run_check(Check(scenario.__name__, "", run, "model"), model)
     if result.outcome is not Outcome.PASSED:
+        (place / f"details{rank}").write_text(result.details, encoding="utf-8")
         (place / f"error{rank}").write_text(result.message, encoding="utf-8")
         os._exit(1)
     world.barrier()  # a rank that leaves first can take the other's connections with it
